@@ -122,8 +122,8 @@ func (t Time) encode() (sec, extra uint32) {
 // Inode is struct ext4_inode. Halves are joined; what i_block holds depends on
 // Flags and Mode.
 //
-// The fields from ChecksumHi on exist where i_extra_isize reaches them;
-// elsewhere they are zero, and Put leaves their bytes alone.
+// The fields behind the first 128 bytes exist where i_extra_isize reaches
+// them; elsewhere they are zero, and Put leaves their bytes alone.
 type Inode struct {
 	Mode       Mode             // i_mode
 	UID        uint32           // i_uid and l_i_uid_high
@@ -176,8 +176,8 @@ func DecodeInode(b []byte) Inode {
 	}
 	hi := (*[GoodOldInodeSize + extraIsizeFull]byte)(b)
 	in.ExtraIsize = le.Uint16(hi[0x80:0x82])
-	has := func(end int) bool { return int(in.ExtraIsize) >= end-GoodOldInodeSize }
-	if has(0x84) {
+	has := func(end int) bool { return in.extra() >= end-GoodOldInodeSize }
+	if in.ExtraIsize >= extraIsizeToCsm {
 		in.Checksum |= uint32(le.Uint16(hi[0x82:0x84])) << 16
 	}
 	if has(0x88) {
@@ -202,6 +202,22 @@ func DecodeInode(b []byte) Inode {
 		in.ProjID = le.Uint32(hi[0x9c:0xa0])
 	}
 	return in
+}
+
+// extra is how many bytes behind the first 128 hold fields, in an inode that
+// has such bytes. An i_extra_isize of 0 means that nobody has used them for anything, and
+// the kernel then takes all fields as present (__ext4_iget), but for the checksum's
+// high half.
+func (in *Inode) extra() int {
+	if in.ExtraIsize == 0 {
+		return extraIsizeFull
+	}
+	return int(in.ExtraIsize)
+}
+
+// HasCrtime reports whether the inode tells when it was created.
+func (in *Inode) HasCrtime(sb *Superblock) bool {
+	return sb.InodeSize > GoodOldInodeSize && in.extra() >= 0x94-GoodOldInodeSize
 }
 
 // Put writes in into b, the inverse of [DecodeInode]. The bytes that Inode
@@ -239,7 +255,7 @@ func (in *Inode) Put(b []byte) {
 	hi := (*[GoodOldInodeSize + extraIsizeFull]byte)(b)
 	le.PutUint16(hi[0x80:0x82], in.ExtraIsize)
 	put := func(at int, v uint32) {
-		if int(in.ExtraIsize) >= at+4-GoodOldInodeSize {
+		if in.extra() >= at+4-GoodOldInodeSize {
 			le.PutUint32(hi[at:at+4], v)
 		}
 	}

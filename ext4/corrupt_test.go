@@ -1,0 +1,366 @@
+package ext4_test
+
+import (
+	"compress/gzip"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"e4go/ext4"
+	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
+	"e4go/ext4/jbd2"
+	"e4go/fixtures"
+
+	"golang.org/x/sys/unix"
+)
+
+// walkEverything uses all that can be read of a file system, within limits
+// that a sound small image does not reach. It returns the errors met, by kind.
+func walkEverything(fs *ext4.FS, inodes uint32) (errs []error) {
+	note := func(err error) {
+		if err != nil && err != io.EOF {
+			errs = append(errs, err)
+		}
+	}
+	sb := fs.Super()
+	for g := uint64(0); g < min(sb.Groups(), 64); g++ {
+		_, err := fs.Group(disk.Group(g))
+		note(err)
+		_, err = fs.InodeBitmap(disk.Group(g))
+		note(err)
+		_, err = fs.BlockBitmap(disk.Group(g))
+		note(err)
+	}
+	_, err := fs.Orphans()
+	note(err)
+	_, err = fs.MMP()
+	note(err)
+	if sb.Groups() < 1<<16 {
+		_, err = fs.Statfs()
+		note(err)
+	}
+	buf := make([]byte, 64<<10)
+	for ino := disk.Ino(1); uint32(ino) <= min(sb.Inodes, inodes); ino++ {
+		in, err := fs.Inode(ino)
+		if note(err); err != nil {
+			continue
+		}
+		in.Stat()
+		_, err = in.Xattrs()
+		note(err)
+		names, err := in.Listxattr()
+		note(err)
+		for _, name := range names {
+			_, err := in.Getxattr(name)
+			note(err)
+		}
+		rows := 0
+		sum, err := in.WalkMap(func(r ext4.MapRow) error {
+			note(r.Err)
+			if rows++; rows > 1<<16 {
+				return errEnough
+			}
+			return nil
+		})
+		note(err)
+		in.CheckBlocks(sum)
+		for b, n := uint64(0), 0; b < 1<<32 && n < 256; n++ {
+			m, err := in.Map(disk.LBlock(b))
+			if err != nil {
+				note(err)
+				break
+			}
+			if m.End() <= b || uint64(m.Logical) > b {
+				panic(fmt.Sprintf("inode %d: Map(%d) is %+v", ino, b, m))
+			}
+			b = m.End()
+		}
+		switch in.Type() {
+		case disk.ModeLink:
+			_, err := in.Readlink()
+			note(err)
+		case disk.ModeReg:
+			for off := int64(0); off < min(in.Size(), 1<<20); off += int64(len(buf)) {
+				_, err := in.ReadAt(buf, off)
+				note(err)
+			}
+			_, err = in.SeekHole(0)
+			note(err)
+		case disk.ModeDir:
+			errs = append(errs, listAll(fs, in)...)
+		}
+	}
+	return errs
+}
+
+var errEnough = errors.New("enough")
+
+func listAll(fs *ext4.FS, in *ext4.Inode) (errs []error) {
+	d, err := fs.OpenDir(in)
+	if err != nil {
+		return []error{err}
+	}
+	for range 1 << 14 {
+		e, err := d.Next()
+		if err == io.EOF {
+			return errs
+		}
+		if err != nil {
+			if errs = append(errs, err); len(errs) > 1<<10 {
+				return errs
+			}
+			continue
+		}
+		if _, err := fs.Lookup(in, e.Name); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// typed reports whether err is of a kind that callers are told of.
+func typed(err error) bool {
+	var (
+		unsupported *ext4.UnsupportedError
+		log         *jbd2.UnsupportedError
+		journal     *jbd2.WrongJournalError
+		errno       unix.Errno
+	)
+	return errors.Is(err, disk.ErrCorrupt) || errors.As(err, &unsupported) || errors.As(err, &log) || errors.As(err, &journal) ||
+		errors.As(err, &errno) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, ext4.ErrInline) || errors.Is(err, errEnough) ||
+		errors.Is(err, blockdev.ErrOverlayFull) || strings.Contains(err.Error(), "more nodes than the device has blocks")
+}
+
+// corpusDir holds e2fsprogs' damaged images, where there is a checkout of them.
+const corpusDir = "../../shared/corpus"
+
+func TestCorpus(t *testing.T) {
+	names, _ := filepath.Glob(filepath.Join(corpusDir, "*.img.gz"))
+	if len(names) == 0 {
+		t.Skipf("SKIPPED: no corpus of damaged images in %s", corpusDir)
+	}
+	for _, name := range names {
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".img.gz"), func(t *testing.T) {
+			dev, before := loadCorpus(t, name)
+			start := time.Now()
+			var m0, m1 runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m0)
+			fs, err := ext4.Open(dev, ext4.Options{CacheSize: 16 << 20})
+			if err != nil {
+				if !typed(err) {
+					t.Errorf("open: untyped error %T: %v", err, err)
+				}
+				return
+			}
+			defer fs.Close()
+			for _, err := range walkEverything(fs, 20000) {
+				if !typed(err) {
+					t.Errorf("untyped error %T: %v", err, err)
+				}
+			}
+			runtime.ReadMemStats(&m1)
+			if d := time.Since(start); d > 60*time.Second {
+				t.Errorf("took %v", d)
+			}
+			if grown := int64(m1.HeapAlloc) - int64(m0.HeapAlloc); grown > 256<<20 {
+				t.Errorf("the heap grew by %d MiB", grown>>20)
+			}
+			if sumOf(t, dev) != before {
+				t.Error("the image changed")
+			}
+		})
+	}
+}
+
+func loadCorpus(t *testing.T, name string) (blockdev.Device, string) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "image")
+	out, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, z); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := blockdev.Open(file, blockdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dev.Close() })
+	return dev, sumOf(t, dev)
+}
+
+func sumOf(t *testing.T, dev blockdev.Device) string {
+	t.Helper()
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(dev, 0, dev.Size())); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+// flip changes a few bytes of image, more often where metadata lie.
+func flip(image []byte, rng *rand.Rand) {
+	for range 1 + rng.IntN(8) {
+		at := rng.IntN(len(image))
+		switch rng.IntN(4) {
+		case 0:
+			at = 1024 + rng.IntN(3*1024) // superblock, descriptors, bitmap
+		case 1:
+			at = 5*1024 + rng.IntN(60*256) // inodes in use
+		case 2:
+			at = 133*1024 + rng.IntN(1200*1024) // journal
+		}
+		switch rng.IntN(4) {
+		case 0:
+			image[at] ^= 1 << rng.IntN(8)
+		case 1:
+			image[at] = byte(rng.Uint32())
+		case 2:
+			clear(image[at:min(at+4, len(image))])
+		case 3:
+			for i := at; i < min(at+4, len(image)); i++ {
+				image[i] = 0xff
+			}
+		}
+	}
+}
+
+// FuzzOpen mutates the image that code makes, with checksums off in half of
+// the runs so that damage gets past them, and reads everything.
+func FuzzOpen(f *testing.F) {
+	image := fixtures.Tour()
+	for seed := range uint64(16) {
+		f.Add(seed, seed%2 == 0)
+	}
+	f.Fuzz(func(t *testing.T, seed uint64, csum bool) {
+		mutated := append([]byte(nil), image...)
+		if !csum {
+			noChecksums(mutated)
+		}
+		flip(mutated, rand.New(rand.NewPCG(seed, 0)))
+		checkMutated(t, mutated)
+	})
+}
+
+// noChecksums turns the feature off in the superblock and the journal.
+func noChecksums(image []byte) {
+	sb := disk.DecodeSuperblock(image[disk.SuperblockOffset:])
+	sb.ROCompat &^= disk.ROCompatMetadataCsum
+	sb.Put(image[disk.SuperblockOffset:])
+}
+
+func checkMutated(t *testing.T, image []byte) {
+	dev := memOf(t, image)
+	fs, err := ext4.Open(dev, ext4.Options{CacheSize: 4 << 20})
+	if err != nil {
+		if !typed(err) {
+			t.Fatalf("open: untyped error %T: %v", err, err)
+		}
+		return
+	}
+	defer fs.Close()
+	for _, err := range walkEverything(fs, 512) {
+		if !typed(err) {
+			t.Fatalf("untyped error %T: %v", err, err)
+		}
+	}
+}
+
+// FuzzImage takes bytes of its own choice into the image: at places that it
+// chooses, too.
+func FuzzImage(f *testing.F) {
+	image := fixtures.Tour()
+	noChecksums(image)
+	f.Add([]byte{0, 4, 0, 1, 2, 3, 4, 5})
+	f.Add([]byte{0, 0x14, 0x28, 0xff, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		mutated := append([]byte(nil), image...)
+		for len(b) >= 8 {
+			at := (int(b[0])<<16 | int(b[1])<<8 | int(b[2])) % (len(mutated) - 5)
+			copy(mutated[at:], b[3:8])
+			b = b[8:]
+		}
+		checkMutated(t, mutated)
+	})
+}
+
+// A superblock that is gone is replaced by a backup, and the caller can tell.
+func TestBackupSuperblock(t *testing.T) {
+	im := fixtures.Find(t, "ext4-4k")
+	file, want := im.Open(t)
+	f, err := blockdev.Open(file, blockdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	over := blockdev.NewOverlay(f)
+	if _, err := over.WriteAt(make([]byte, 1024), 1024); err != nil {
+		t.Fatal(err)
+	}
+	fs, err := ext4.Open(over, ext4.Options{})
+	if err != nil {
+		t.Skipf("SKIPPED: %s has no backup superblock: %v", im.Name, err)
+	}
+	defer fs.Close()
+	if fs.PrimaryErr() == nil || fs.SuperOffset() == 1024 {
+		t.Errorf("PrimaryErr %v, SuperOffset %d", fs.PrimaryErr(), fs.SuperOffset())
+	}
+	got, err := libTree(fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range fixtures.Diff(want, got, im.Ignore...) {
+		t.Error(line)
+	}
+}
+
+// Every read that fails comes out as that error, whichever it is.
+func TestReadErrorsComeOut(t *testing.T) {
+	image := fixtures.Tour()
+	for n := 0; ; n++ {
+		dev := &blockdev.Fault{Device: memOf(t, image), N: n}
+		fs, err := ext4.Open(dev, ext4.Options{})
+		if err == nil {
+			var errs []error
+			errs = walkEverything(fs, 64)
+			for _, e := range errs {
+				if errors.Is(e, blockdev.ErrInjected) {
+					err = e
+				}
+			}
+			fs.Close()
+		}
+		if dev.Calls() <= n {
+			if n < 50 {
+				t.Errorf("only %d calls", n)
+			}
+			return
+		}
+		if !errors.Is(err, blockdev.ErrInjected) {
+			t.Fatalf("call %d failed, and nobody heard of it: %v", n, err)
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"e4go/ext4/disk"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLinks is how many symbolic links one path may lead through (MAXSYMLINKS).
+const maxLinks = 40
+
+// Lookup returns the inode that name stands for in directory dir. It fails
+// with unix.ENOENT, ENOTDIR or ENAMETOOLONG, or with a *disk.CorruptError. In
+// an encrypted directory the names are those that a listing without the key shows.
+func (fs *FS) Lookup(dir *Inode, name string) (*Inode, error) {
+	ino, err := fs.LookupIno(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	return fs.Inode(ino)
+}
+
+// LookupIno is [FS.Lookup] without reading the inode that was found.
+func (fs *FS) LookupIno(dir *Inode, name string) (disk.Ino, error) {
+	if dir.Type() != disk.ModeDir {
+		return 0, unix.ENOTDIR
+	}
+	switch name {
+	case ".":
+		return dir.ino, nil
+	case "..":
+		return dir.Parent()
+	}
+	m, err := dir.matcher(name)
+	if err != nil {
+		return 0, err
+	}
+	var found disk.Ino
+	each := func(e disk.Dirent, stored, _ []byte, _ int) bool {
+		if m.match(stored) {
+			found = e.Ino
+		}
+		return found == 0
+	}
+	switch {
+	case dir.HasInlineData():
+		err = dir.inlineEntries(func(e disk.Dirent, stored, raw []byte) bool { return each(e, stored, raw, 0) })
+	case dir.disk.Flags.Has(disk.FlagIndex) && fs.sb.Compat.Has(disk.CompatDirIndex) && m.hashed:
+		err = dir.lookupTree(m.hash, &found, each)
+		if err == errBadIndex {
+			err = dir.lookupLinear(&found, each)
+		}
+	default:
+		err = dir.lookupLinear(&found, each)
+	}
+	if found != 0 {
+		return found, nil
+	}
+	if err == nil {
+		err = unix.ENOENT
+	}
+	return 0, err
+}
+
+// errBadIndex says that the index of a directory cannot be used, so that all
+// blocks have to be searched (ERR_BAD_DX_DIR).
+var errBadIndex = errors.New("directory index unusable")
+
+// lookupTree searches the leaves that may hold names with the hash.
+func (in *Inode) lookupTree(hash uint32, found *disk.Ino, each func(e disk.Dirent, name, raw []byte, off int) bool) error {
+	w, err := in.dxWalk(hash)
+	if errors.Is(err, disk.ErrCorrupt) {
+		return errBadIndex
+	}
+	if err != nil {
+		return err
+	}
+	for {
+		leaf, err := w.leaf()
+		if err == nil {
+			err = in.blockEntries(leaf, each)
+		}
+		if err != nil || *found != 0 {
+			return err
+		}
+		// Names with this hash go on in the next leaf only if its own hash says so.
+		more, continued, err := w.advance()
+		if err != nil || !more || !continued || w.hash()&^1 != hash {
+			return err
+		}
+	}
+}
+
+// hash is the hash where the walk stands.
+func (w *dxWalk) hash() uint32 {
+	for i := len(w.frames) - 1; i >= 0; i-- {
+		if f := w.frames[i]; f.at > 0 {
+			return f.node.Entry(f.at).Hash
+		}
+	}
+	return 0
+}
+
+// lookupLinear searches all blocks. It goes on behind a block that cannot be
+// read, and returns the first error if the name is nowhere else.
+func (in *Inode) lookupLinear(found *disk.Ino, each func(e disk.Dirent, name, raw []byte, off int) bool) error {
+	var first error
+	note := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	blocks, left := uint64(in.Size())>>in.fs.sb.BlockBits(), in.fs.deviceBlocks()
+	for b := uint64(0); b < min(blocks, maxLogical) && *found == 0; b++ {
+		m, err := in.Map(disk.LBlock(b))
+		if err != nil {
+			note(err)
+			break
+		}
+		if m.State != MapWritten {
+			b = m.End() - 1
+			continue
+		}
+		if left == 0 {
+			note(in.tooManyBlocks())
+			break
+		}
+		left--
+		if err := in.blockEntries(disk.LBlock(b), each); err != nil {
+			note(err)
+		}
+	}
+	return first
+}
+
+// Resolve returns the inode at path, which starts at the root of the file
+// system with or without a slash. Symbolic links on the way are followed
+// inside the file system; the last one only if followLast is set. It fails as
+// [FS.Lookup] does, with the part of the path that failed, and with ELOOP.
+func (fs *FS) Resolve(path string, followLast bool) (*Inode, error) {
+	root, err := fs.Inode(disk.RootIno)
+	if err != nil {
+		return nil, err
+	}
+	links := 0
+	return fs.resolve(root, root, path, "", followLast, &links)
+}
+
+func (fs *FS) resolve(root, at *Inode, path, done string, followLast bool, links *int) (*Inode, error) {
+	if strings.HasPrefix(path, "/") {
+		at = root
+	}
+	parts := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
+	for i, name := range parts {
+		done += "/" + name
+		next, err := fs.Lookup(at, name)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", done, err)
+		}
+		last := i == len(parts)-1 && !strings.HasSuffix(path, "/")
+		if next.Type() == disk.ModeLink && (!last || followLast) {
+			if *links++; *links > maxLinks {
+				return nil, fmt.Errorf("%s: %w", done, unix.ELOOP)
+			}
+			target, err := next.Readlink()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", done, err)
+			}
+			if next, err = fs.resolve(root, at, target, done+" -> ", true, links); err != nil {
+				return nil, err
+			}
+		}
+		at = next
+	}
+	if strings.HasSuffix(path, "/") && at.Type() != disk.ModeDir {
+		return nil, fmt.Errorf("%s: %w", path, unix.ENOTDIR)
+	}
+	return at, nil
+}

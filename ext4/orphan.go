@@ -1,0 +1,74 @@
+package ext4
+
+import (
+	"fmt"
+
+	"e4go/ext4/disk"
+)
+
+// Orphans returns the inodes that were unlinked while open, or being
+// truncated, when the file system was last used: those of the list that starts
+// in the superblock and goes on through i_dtime, then those of the orphan file.
+// They are left as they are: a writer would finish them.
+func (fs *FS) Orphans() ([]disk.Ino, error) {
+	var out []disk.Ino
+	seen := make(map[disk.Ino]bool)
+	for ino := fs.sb.LastOrphan; ino != 0; {
+		if !fs.sb.ValidIno(ino) || seen[ino] {
+			return out, &disk.CorruptError{Struct: "orphan list", Num: uint64(fs.sb.LastOrphan), Block: fs.super.block(), Field: "next inode",
+				Have: fmt.Sprint(ino), Want: fmt.Sprintf("at most %d, each once", fs.sb.Inodes)}
+		}
+		seen[ino] = true
+		out = append(out, ino)
+		in, err := fs.Inode(ino)
+		if err != nil {
+			return out, fmt.Errorf("orphan list: %w", err)
+		}
+		ino = disk.Ino(in.disk.Dtime)
+	}
+	if !fs.sb.Compat.Has(disk.CompatOrphanFile) || !fs.sb.ROCompat.Has(disk.ROCompatOrphanPresent) {
+		return out, nil
+	}
+	file, err := fs.Inode(fs.sb.OrphanFileIno)
+	if err != nil {
+		return out, fmt.Errorf("orphan file: %w", err)
+	}
+	data := make([]byte, fs.sb.BlockSize())
+	for b := int64(0); b < file.Size()>>fs.sb.BlockBits(); b++ {
+		m, err := file.mapAt(b << fs.sb.BlockBits())
+		if err != nil {
+			return out, fmt.Errorf("orphan file: %w", err)
+		}
+		if m.State != MapWritten {
+			return out, &disk.CorruptError{Struct: "orphan file", Num: uint64(file.ino), Block: file.block, Off: file.off + disk.IBlockOffset,
+				Field: fmt.Sprintf("block %d", b), Have: m.State.String(), Want: "a written block"}
+		}
+		phys := m.Physical + disk.PBlock(b-int64(m.Logical))
+		if err := fs.readBlocks(data, phys); err != nil {
+			return out, fmt.Errorf("orphan file: %w", err)
+		}
+		if err := disk.CheckOrphanBlock(&fs.sb, data, file.seed, phys); err != nil {
+			return out, err
+		}
+		out = append(out, disk.OrphanInos(data)...)
+	}
+	return out, nil
+}
+
+// MMP returns what multiple mount protection says of who has the file system
+// mounted. It fails with an [*UnsupportedError] if the file system has none.
+func (fs *FS) MMP() (disk.MMP, error) {
+	if !fs.sb.Incompat.Has(disk.IncompatMMP) {
+		return disk.MMP{}, &UnsupportedError{What: "multiple mount protection: the file system does not have the mmp feature"}
+	}
+	if !fs.sb.ValidRange(fs.sb.MMPBlock, 1) {
+		return disk.MMP{}, &disk.CorruptError{Struct: "superblock of group", Num: uint64(fs.sb.BlockGroup), Block: fs.super.block(),
+			Off: int(fs.super.at)%fs.sb.BlockSize() + 0x168, Field: "s_mmp_block", Have: fmt.Sprint(fs.sb.MMPBlock), Want: fmt.Sprintf("below %d", fs.sb.Blocks)}
+	}
+	// Another host may change it at any time: it is not cached.
+	data := make([]byte, fs.sb.BlockSize())
+	if err := fs.readBlocks(data, fs.sb.MMPBlock); err != nil {
+		return disk.MMP{}, err
+	}
+	return disk.DecodeMMP(data), disk.CheckMMP(&fs.sb, data, fs.sb.MMPBlock)
+}

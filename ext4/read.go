@@ -1,0 +1,164 @@
+package ext4
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"e4go/ext4/disk"
+
+	"golang.org/x/sys/unix"
+)
+
+// ReadAt reads the contents of a regular file. Holes and blocks that were
+// never written read as zeros. It fails with a wrapped EISDIR for directories,
+// EINVAL for what has no contents and ENOKEY for encrypted files; at the end
+// with io.EOF, as io.ReaderAt wants.
+func (in *Inode) ReadAt(p []byte, off int64) (int, error) {
+	switch in.Type() {
+	case disk.ModeReg:
+	case disk.ModeDir:
+		return 0, fmt.Errorf("read inode %d: %w", in.ino, unix.EISDIR)
+	default:
+		return 0, fmt.Errorf("read inode %d: not a regular file: %w", in.ino, unix.EINVAL)
+	}
+	if in.encrypted() {
+		return 0, fmt.Errorf("read inode %d: the contents are encrypted: %w", in.ino, unix.ENOKEY)
+	}
+	return in.readAt(p, off)
+}
+
+// readAt reads what the inode's map or inline data hold, up to its size.
+func (in *Inode) readAt(p []byte, off int64) (int, error) {
+	size := in.Size()
+	if off < 0 {
+		return 0, fmt.Errorf("read inode %d at %d: %w", in.ino, off, unix.EINVAL)
+	}
+	if off >= size {
+		return 0, io.EOF
+	}
+	var eof error
+	if int64(len(p)) > size-off {
+		p, eof = p[:size-off], io.EOF
+	}
+	if in.HasInlineData() {
+		data, err := in.InlineData()
+		if err != nil {
+			return 0, err
+		}
+		n := 0
+		if off < int64(len(data)) {
+			n = copy(p, data[off:])
+		}
+		clear(p[n:])
+		return len(p), eof
+	}
+	bits := in.fs.sb.BlockBits()
+	for done := 0; done < len(p); {
+		at := off + int64(done)
+		m, err := in.mapAt(at)
+		if err != nil {
+			return done, err
+		}
+		n := min(int64(len(p)-done), int64(m.End())<<bits-at)
+		part := p[done:][:n]
+		if m.State == MapWritten {
+			from := int64(m.Physical)<<bits + at - int64(m.Logical)<<bits
+			if r, err := in.fs.dev.ReadAt(part, from); r < len(part) {
+				if err == io.EOF {
+					err = fmt.Errorf("the device ends at byte %d: %w", in.fs.dev.Size(), io.ErrUnexpectedEOF)
+				}
+				return done + r, fmt.Errorf("read inode %d at byte %d (device byte %d): %w", in.ino, at, from, err)
+			}
+		} else {
+			clear(part)
+		}
+		done += int(n)
+	}
+	return len(p), eof
+}
+
+// mapAt is the run of blocks at byte off.
+func (in *Inode) mapAt(off int64) (Mapping, error) {
+	b := off >> in.fs.sb.BlockBits()
+	if b >= maxLogical {
+		return Mapping{}, &disk.CorruptError{Struct: "inode", Num: uint64(in.ino), Block: in.block, Off: in.off + 4, Field: "i_size",
+			Have: fmt.Sprint(in.Size()), Want: "at most 2^32 blocks"}
+	}
+	return in.Map(disk.LBlock(b))
+}
+
+// Readlink returns the target of a symbolic link. That of an encrypted one is
+// encoded as the kernel shows it without the key. It fails with a wrapped
+// EINVAL if the inode is no symbolic link.
+func (in *Inode) Readlink() (string, error) {
+	if in.Type() != disk.ModeLink {
+		return "", fmt.Errorf("read link inode %d: %w", in.ino, unix.EINVAL)
+	}
+	size := in.Size()
+	if limit := int64(in.fs.sb.BlockSize()); size <= 0 || size > limit {
+		return "", in.corruptSize(fmt.Sprintf("1 to %d for a symbolic link", limit))
+	}
+	target := make([]byte, size)
+	if in.disk.FastSymlink(&in.fs.sb) {
+		copy(target, in.disk.Block[:])
+	} else if _, err := in.readAt(target, 0); err != nil && err != io.EOF {
+		return "", err
+	}
+	if in.encrypted() {
+		// struct fscrypt_symlink_data: a length, then that many bytes.
+		if size < 2 {
+			return "", in.corruptSize("at least 3 for an encrypted symbolic link")
+		}
+		n := int(binary.LittleEndian.Uint16(target))
+		if n == 0 || n > len(target)-2 {
+			return "", in.corruptSize(fmt.Sprintf("at least %d for an encrypted link of that length", n+2))
+		}
+		return nokeyName(target[2:][:n], 0, 0), nil
+	}
+	for i, c := range target {
+		if c == 0 {
+			return string(target[:i]), nil
+		}
+	}
+	return string(target), nil
+}
+
+func (in *Inode) corruptSize(want string) error {
+	return &disk.CorruptError{Struct: "inode", Num: uint64(in.ino), Block: in.block, Off: in.off + 4, Field: "i_size",
+		Have: fmt.Sprint(in.Size()), Want: want}
+}
+
+// SeekData returns the first byte from off on that is not in a hole, and
+// SeekHole the first that is; unwritten blocks count as holes. Both fail with
+// a wrapped ENXIO beyond the end of the file, SeekData also when only a hole follows.
+func (in *Inode) SeekData(off int64) (int64, error) { return in.seek(off, true) }
+
+// SeekHole is described at [Inode.SeekData].
+func (in *Inode) SeekHole(off int64) (int64, error) { return in.seek(off, false) }
+
+func (in *Inode) seek(off int64, data bool) (int64, error) {
+	size := in.Size()
+	if off < 0 || off >= size {
+		return 0, fmt.Errorf("seek in inode %d to %d: %w", in.ino, off, unix.ENXIO)
+	}
+	bits := in.fs.sb.BlockBits()
+	for at := off; at < size; {
+		m, err := in.mapAt(at)
+		if errors.Is(err, ErrInline) {
+			m, err = Mapping{Len: maxLogical, State: MapWritten}, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if (m.State == MapWritten) == data {
+			return at, nil
+		}
+		at = int64(m.End()) << bits
+	}
+	if data {
+		return 0, fmt.Errorf("seek in inode %d to %d: only a hole follows: %w", in.ino, off, unix.ENXIO)
+	}
+	return size, nil
+}

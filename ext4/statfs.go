@@ -1,0 +1,114 @@
+package ext4
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"e4go/ext4/disk"
+)
+
+// Statfs is what statfs(2) tells of a file system.
+type Statfs struct {
+	BlockSize int64  // bytes
+	Blocks    uint64 // without the overhead of metadata
+	Free      uint64 // blocks
+	Avail     uint64 // blocks, less what is reserved
+	Files     uint64 // inodes
+	FreeFiles uint64
+	FSID      [2]uint32
+	NameLen   int
+}
+
+// overhead is what a walk over all groups adds up.
+type overhead struct {
+	metaClusters uint64 // clusters of metadata: what bsddf leaves out
+	freeClusters uint64
+	freeInodes   uint64
+}
+
+// Statfs returns the numbers that the kernel shows for a mount with bsddf
+// (ext4_statfs). The first call reads all group descriptors.
+func (fs *FS) Statfs() (Statfs, error) {
+	fs.statfsMu.Lock()
+	defer fs.statfsMu.Unlock()
+	sb := &fs.sb
+	if fs.overhead == nil {
+		o, err := fs.addUp()
+		if err != nil {
+			return Statfs{}, err
+		}
+		fs.overhead = o
+	}
+	cb := sb.ClusterBits()
+	st := Statfs{
+		BlockSize: int64(sb.BlockSize()),
+		Blocks:    sb.Blocks - min(sb.Blocks, fs.overhead.metaClusters<<cb),
+		Free:      fs.overhead.freeClusters << cb,
+		Files:     uint64(sb.Inodes), FreeFiles: fs.overhead.freeInodes,
+		NameLen: disk.MaxNameLen,
+	}
+	// With extents the kernel keeps some clusters for splitting them
+	// (ext4_calculate_resv_clusters).
+	reserved := sb.ReservedBlocks
+	if sb.Incompat.Has(disk.IncompatExtents) {
+		reserved += min(sb.Blocks>>cb/50, 4096) << cb
+	}
+	st.Avail = st.Free - min(st.Free, reserved)
+	id := binary.LittleEndian.Uint64(sb.UUID[0:8]) ^ binary.LittleEndian.Uint64(sb.UUID[8:16])
+	st.FSID = [2]uint32{uint32(id), uint32(id >> 32)}
+	return st, nil
+}
+
+func (fs *FS) addUp() (*overhead, error) {
+	sb := &fs.sb
+	o := &overhead{metaClusters: uint64(sb.FirstDataBlock) >> sb.ClusterBits()}
+	bigalloc := sb.ClusterBits() > 0
+	for g := range sb.Groups() {
+		d, err := fs.groupDesc(disk.Group(g))
+		if err != nil {
+			return nil, fmt.Errorf("statfs: %w", err)
+		}
+		o.freeClusters += uint64(d.FreeClusters)
+		o.freeInodes += uint64(d.FreeInodes)
+		if !bigalloc {
+			o.metaClusters += sb.BaseMetaBlocks(disk.Group(g)) + uint64(sb.ItableBlocks()) + 2
+		}
+	}
+	if bigalloc {
+		if sb.OverheadClusters != 0 && uint64(sb.OverheadClusters) <= sb.Blocks {
+			o.metaClusters = uint64(sb.OverheadClusters)
+			return o, nil
+		}
+		if err := fs.addBigallocOverhead(o); err != nil {
+			return nil, fmt.Errorf("statfs: %w", err)
+		}
+	}
+	if sb.Compat.Has(disk.CompatHasJournal) && sb.JournalIno != 0 {
+		blocks := uint64(0)
+		if fs.journal != nil && fs.journal.Loaded {
+			blocks = uint64(fs.journal.Super.MaxLen)
+		} else if in, err := fs.Inode(sb.JournalIno); err == nil {
+			blocks = uint64(in.Size()) >> sb.BlockBits()
+		}
+		o.metaClusters += (blocks + 1<<sb.ClusterBits() - 1) >> sb.ClusterBits()
+	}
+	return o, nil
+}
+
+// addBigallocOverhead counts the clusters that metadata touch: several kinds
+// may share one.
+func (fs *FS) addBigallocOverhead(o *overhead) error {
+	sb := &fs.sb
+	cb := sb.ClusterBits()
+	for g := range sb.Groups() {
+		bm, err := fs.uninitBlockBitmap(disk.Group(g))
+		if err != nil {
+			return err
+		}
+		clusters := (uint64(sb.BlocksInGroup(disk.Group(g))) + 1<<cb - 1) >> cb
+		for c := range clusters {
+			o.metaClusters += uint64(bm[c/8] >> (c % 8) & 1)
+		}
+	}
+	return nil
+}
