@@ -1,0 +1,115 @@
+// Package commands is the command line of e4go. Each subcommand is a file: its
+// usage text, which is its manual, and a run function that parses, opens, calls
+// one thing of another package and prints. Nothing here decides anything about
+// a file system.
+//
+// What a command writes goes through an [output]: text for people, lines with
+// TABs for scripts (--plain), or one JSON document (--json, see docs/JSON.md).
+// Data goes to standard output and everything else to standard error. Exit
+// statuses are chosen in exit.go alone.
+//
+// A command runs on one goroutine and keeps no state between runs.
+package commands
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+)
+
+// all are the subcommands, in the order of the help text. They are listed in
+// init, since some of them look at the list themselves.
+var all []*cli.Command
+
+func init() {
+	all = []*cli.Command{
+		infoCommand,
+		lsCommand,
+		statCommand,
+		catCommand,
+		dumpExtentsCommand,
+		fiemapCommand,
+		iomapProbeCommand,
+		mountCommand,
+		umountCommand,
+		tourCommand,
+		versionCommand,
+		completionCommand,
+		manCommand,
+		helpCommand,
+	}
+}
+
+// Main runs the command line of this process and returns its exit status.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	return run(ctx, os.Args, os.Stdout, os.Stderr)
+}
+
+// outputKey is where the [output] of a run hangs in the App.
+const outputKey = "output"
+
+// run runs the command line args, whose first word is the program's name.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := newApp()
+	o := newOutput(ctx, stdout, stderr)
+	app.Writer, app.ErrWriter = o, stderr
+	app.Metadata = map[string]any{outputKey: o}
+	cmd, words, err := parseLine(app, args[1:])
+	o.setUp(cmd, args[1:])
+	if err == nil {
+		err = app.RunContext(ctx, append(args[:1:1], words...))
+		err = rewordParseError(err)
+	}
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = errInterrupted
+	}
+	return o.finish(cmd, err)
+}
+
+func newApp() *cli.App {
+	app := &cli.App{
+		Name:            programName,
+		Usage:           "ext4 in user space: inspect, explain and mount file systems",
+		HideHelp:        true,
+		HideHelpCommand: true,
+		HideVersion:     true,
+		Commands:        all,
+		ExitErrHandler:  func(*cli.Context, error) {}, // run has the status
+		OnUsageError:    func(_ *cli.Context, err error, _ bool) error { return err },
+		Action:          func(c *cli.Context) error { return printTopHelp(c) },
+	}
+	for _, c := range all {
+		c.HideHelp, c.HideHelpCommand = true, true
+		c.OnUsageError = app.OnUsageError
+	}
+	return app
+}
+
+const programName = "e4go"
+
+// out returns the output of c's run.
+func out(c *cli.Context) *output { return c.App.Metadata[outputKey].(*output) }
+
+// oneArg returns the one argument that c has.
+func oneArg(c *cli.Context) (string, error) {
+	if c.NArg() != 1 {
+		return "", usagef("%d arguments, want one: %s", c.NArg(), c.Command.ArgsUsage)
+	}
+	return c.Args().First(), nil
+}
+
+// someArgs returns c's arguments, of which there must be one.
+func someArgs(c *cli.Context) ([]string, error) {
+	if c.NArg() == 0 {
+		return nil, usagef("no arguments, want %s", c.Command.ArgsUsage)
+	}
+	return c.Args().Slice(), nil
+}

@@ -1,0 +1,109 @@
+package commands
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"e4go/fixtures"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain makes the test binary be e4go when a script calls it so.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){programName: func() { os.Exit(Main()) }})
+}
+
+// TestScripts runs the scripts in testdata/script. They need no tool but e4go.
+// Words of ours:
+//
+//	image FILE            makes the image of e4go tour
+//	poke FILE OFF BYTE    changes the byte at OFF
+//	fill FILE OFF N BYTE  changes N bytes
+//	status N PROG ARGS    runs PROG, which must exit with N
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("TZ", "UTC")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"image": func(ts *testscript.TestScript, neg bool, args []string) {
+				wantWords(ts, neg, args, 1)
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), fixtures.Tour(), 0o644))
+			},
+			"poke": func(ts *testscript.TestScript, neg bool, args []string) {
+				wantWords(ts, neg, args, 3)
+				change(ts, args[0], args[1], "1", args[2])
+			},
+			"fill": func(ts *testscript.TestScript, neg bool, args []string) {
+				wantWords(ts, neg, args, 4)
+				change(ts, args[0], args[1], args[2], args[3])
+			},
+			"status": status,
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "fuse" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			return canMount()
+		},
+	})
+}
+
+// canMount reports whether this system lets us mount; it is an error if all
+// judges are wanted and it does not.
+func canMount() (bool, error) {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err == nil {
+		f.Close()
+	}
+	ok := err == nil && os.Geteuid() == 0
+	if !ok && os.Getenv("E4GO_TEST_NEED") == "all" {
+		return false, fmt.Errorf("mounting needs root and /dev/fuse (%v)", err)
+	}
+	return ok, nil
+}
+
+func wantWords(ts *testscript.TestScript, neg bool, args []string, n int) {
+	if neg || len(args) != n {
+		ts.Fatalf("got %d words, want %d, and no !", len(args), n)
+	}
+}
+
+func change(ts *testscript.TestScript, file, off, count, value string) {
+	num := func(s string) int64 {
+		n, err := strconv.ParseInt(s, 0, 64)
+		ts.Check(err)
+		return n
+	}
+	f, err := os.OpenFile(ts.MkAbs(file), os.O_RDWR, 0)
+	ts.Check(err)
+	defer f.Close()
+	_, err = f.WriteAt([]byte(strings.Repeat(string([]byte{byte(num(value))}), int(num(count)))), num(off))
+	ts.Check(err)
+}
+
+// status runs a program whose exit status is given first.
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("got %q, want a status and a command", args)
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		exit, ok := err.(*exec.ExitError)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if want := args[0]; fmt.Sprint(got) != want {
+		ts.Fatalf("exit status %d, want %s", got, want)
+	}
+}

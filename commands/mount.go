@@ -1,0 +1,380 @@
+package commands
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/syslog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"e4go/ext4"
+	"e4go/ext4/blockdev"
+	"e4go/fusesrv"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+// The exit statuses of mount(8) and umount(8).
+const (
+	mountUsage       = 1
+	mountSystem      = 2
+	mountInterrupted = 8
+	mountFailed      = 32
+)
+
+// readyEnv numbers the descriptor on which a server in the background says
+// that the mount answers.
+const readyEnv = "E4GO_MOUNT_READY"
+
+var mountCommand = &cli.Command{
+	Name:      "mount",
+	Usage:     "mount a file system read-only",
+	ArgsUsage: "IMAGE DIR",
+	Description: `Mounts the ext2, ext3 or ext4 file system in IMAGE, a file or a block device,
+at the directory DIR, through the kernel's FUSE driver. Not one byte of IMAGE
+is written: an unclean journal is replayed in memory. The type of the mount is
+fuse.e4go. Root needs nothing else; other users need fusermount3.
+
+e4go mount returns when the mount answers, and serves it in the background;
+with -f it stays in the foreground until the file system is unmounted, or a
+SIGINT or SIGTERM unmounts it. Unmount with e4go umount DIR, which returns when
+IMAGE is free, or with umount(8) or fusermount3 -u.
+
+The kernel checks permissions, by mode and ACL. It caches what it was told for
+as long as it likes, since nobody else changes the image: IMAGE must not be
+written while it is mounted. An IMAGE that is in use is refused.
+
+Options (-o, separated by commas):
+  ro                        read-only, which every mount of e4go is; rw is refused
+  offset=N                  the file system begins N bytes into IMAGE
+  sb=N                      use the superblock in block N, in units of 1 KiB
+  norecovery, noload        do not replay the journal
+  journal=PATH              the external journal
+  cache_size=N              bytes of metadata kept in memory; default 64m
+  log=FILE                  append complaints to FILE; default: the system log, with -f standard error
+  allow_other               let other users in; always so for root
+  fsname=NAME, subtype=T    the source and type that mount(8) shows
+  suid, dev, noexec, noatime, nosymfollow, context=...
+                            as in mount(8); nosuid and nodev are the default
+  acl, user_xattr, data=, errors=, commit=, barrier, discard, delalloc,
+  journal_checksum and the other options of ext4 that concern writing
+                            accepted, without effect
+
+Examples:
+  e4go mount -o ro disk.img /mnt
+  e4go mount -f -o ro,offset=1m disk.img /mnt
+  e4go umount /mnt
+
+Exit status, as mount(8)'s:
+  0 mounted; 1 wrong usage; 2 system error; 8 interrupted; 32 the mount failed.`,
+	Flags: []cli.Flag{
+		&cli.StringSliceFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, separated by commas"},
+		&cli.BoolFlag{Name: "foreground", Aliases: []string{"f"}, Usage: "serve in the foreground"},
+		&cli.BoolFlag{Name: "debug", Usage: "log every request; wants -f"},
+		&cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"},
+	},
+	Action: func(c *cli.Context) error { return mountStatus(runMount(c)) },
+}
+
+// mountStatus gives err an exit status of mount(8).
+func mountStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	var status *statusError
+	switch c := classify(err); {
+	case errors.As(err, &status):
+		return err
+	case c.kind == "usage":
+		return exit(mountUsage, err)
+	case c.kind == "interrupted":
+		return exit(mountInterrupted, err)
+	}
+	return exit(mountFailed, err)
+}
+
+// mountRequest is what a mount command line asks for.
+type mountRequest struct {
+	image, dir string // absolute
+	open       imageOptions
+	serve      fusesrv.Options
+	log        string
+}
+
+func runMount(c *cli.Context) error {
+	r, err := parseMount(c)
+	if err != nil {
+		return err
+	}
+	if !c.Bool("foreground") {
+		return background(c)
+	}
+	return r.run(c)
+}
+
+func parseMount(c *cli.Context) (*mountRequest, error) {
+	if c.NArg() != 2 {
+		return nil, usagef("%d arguments, want two: %s", c.NArg(), c.Command.ArgsUsage)
+	}
+	r := &mountRequest{serve: fusesrv.Options{Debug: c.Bool("debug")}}
+	var err error
+	if r.image, err = filepath.Abs(c.Args().Get(0)); err != nil {
+		return nil, err
+	}
+	if r.dir, err = filepath.Abs(c.Args().Get(1)); err != nil {
+		return nil, err
+	}
+	if r.serve.Debug && !c.Bool("foreground") {
+		return nil, usagef("--debug wants -f")
+	}
+	r.serve.FSName = r.image
+	for _, o := range c.StringSlice("options") {
+		if err := r.option(o); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := fusesrv.ParseFlags(r.serve.Extra); err != nil {
+		var bad *fusesrv.OptionError
+		if errors.As(err, &bad) {
+			name, _, _ := strings.Cut(bad.Option, "=")
+			return nil, usageHint(didYouMean(name, mountOptionNames()), "%v", err)
+		}
+		return nil, err
+	}
+	return r, nil
+}
+
+// idle are the options of the kernel's ext4 that concern writing, or that are
+// always on here.
+var idle = []string{
+	"acl", "user_xattr", "data", "errors", "commit", "barrier", "nobarrier", "discard", "nodiscard", "delalloc", "nodelalloc",
+	"journal_checksum", "nojournal_checksum", "journal_async_commit", "auto_da_alloc", "noauto_da_alloc", "block_validity",
+	"noblock_validity", "dioread_lock", "dioread_nolock", "lazytime", "nolazytime", "init_itable", "noinit_itable", "stripe",
+	"max_batch_time", "min_batch_time", "journal_ioprio", "max_dir_size_kb", "i_version", "nombcache", "resuid", "resgid", "quota", "noquota",
+	"usrquota", "grpquota", "prjquota", "jqfmt", "inode_readahead_blks", "bsddf", "data_err", "mb_optimize_scan", "prefetch_block_bitmaps",
+	"defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "loop",
+}
+
+// ours are the options that [mountRequest.option] knows.
+var ours = []string{"ro", "rw", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "log", "allow_other", "fsname", "subtype"}
+
+func mountOptionNames() []string {
+	return append(append([]string{"suid", "nosuid", "dev", "nodev", "noexec", "noatime", "relatime", "nosymfollow", "context"}, ours...), idle...)
+}
+
+// option takes one mount option.
+func (r *mountRequest) option(o string) error {
+	name, value, hasValue := strings.Cut(o, "=")
+	size := func() (uint64, error) {
+		n, err := parseSize(value)
+		if err != nil {
+			return 0, usagef("mount option %s: %v", name, err)
+		}
+		return n, nil
+	}
+	var n uint64
+	var err error
+	switch name {
+	case "":
+	case "rw":
+		return usageHint("mount with -o ro", "mount option rw: e4go mounts read-only")
+	case "offset":
+		r.open.offset, err = size()
+	case "sb":
+		if n, err = size(); err == nil && (n == 0 || n >= 1<<53) {
+			err = usagef("mount option sb=%s: want a block number in units of 1 KiB, at least 1", value)
+		}
+		r.open.ext4.Superblock = int64(n) << 10
+	case "cache_size":
+		n, err = size()
+		r.open.ext4.CacheSize = int64(n)
+	case "norecovery", "noload":
+		r.open.ext4.NoRecovery = true
+	case "journal", "journal_path":
+		if !hasValue || value == "" {
+			return usagef("mount option %s wants the path of a journal device", name)
+		}
+		r.open.journal, err = filepath.Abs(value)
+	case "log":
+		r.log, err = filepath.Abs(value)
+	case "allow_other":
+		r.serve.AllowOther = true
+	case "fsname":
+		r.serve.FSName = value
+	case "subtype":
+		r.serve.Subtype = value
+	default:
+		if !slices.Contains(idle, name) {
+			r.serve.Extra = append(r.serve.Extra, o)
+		}
+	}
+	return err
+}
+
+// run mounts, serves until the file system is unmounted, and lets go of the image.
+func (r *mountRequest) run(c *cli.Context) error {
+	ready := readyPipe()
+	s := &images{c: c, opts: r.open, open: map[string]*image{}, lock: blockdev.LockShared}
+	im, err := s.image(r.image, false)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	logger, closeLog, err := r.logger(c, ready != nil)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	r.serve.Log = logger
+	r.serve.Fd = func() (uintptr, int64, bool) { return descriptor(im.fs) }
+	srv, err := fusesrv.Mount(im.fs, r.dir, r.serve)
+	if err != nil {
+		return &pathError{r.image, err}
+	}
+	served := make(chan struct{})
+	go func() {
+		srv.Serve()
+		close(served)
+	}()
+	if err := srv.WaitMount(); err != nil {
+		return fmt.Errorf("mount %s: %w", r.dir, err)
+	}
+	if o := out(c); o.json {
+		o.kStr("image", r.image)
+		o.kStr("dir", r.dir)
+		o.kInt("pid", int64(os.Getpid()))
+		if err := o.close(nil); err != nil {
+			return err
+		}
+	}
+	if err := r.detach(ready); err != nil {
+		return err
+	}
+	select {
+	case <-served:
+	case <-c.Context.Done():
+		if err := srv.Unmount(); err != nil {
+			logger.Printf("unmount %s: %v: still serving; send the signal again to end without unmounting", r.dir, err)
+		}
+		<-served
+	}
+	s.close()
+	srv.Close()
+	return exit(exitOK, nil) // also when a signal ended it: that is how one unmounts
+}
+
+// descriptor is the descriptor that fs is read from, unless something in
+// memory stands above it.
+func descriptor(fs *ext4.FS) (fd uintptr, base int64, ok bool) {
+	dev := fs.Device()
+	if w, is := dev.(*blockdev.Window); is {
+		base, dev = w.Offset(), w.Base()
+	}
+	f, ok := dev.(*blockdev.File)
+	if !ok {
+		return 0, 0, false
+	}
+	return f.Fd(), base, true
+}
+
+// logger is where complaints go once the command line has returned.
+func (r *mountRequest) logger(c *cli.Context, background bool) (*log.Logger, func(), error) {
+	none := func() {}
+	switch {
+	case r.log != "":
+		f, err := os.OpenFile(r.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, nil, err
+		}
+		return log.New(f, "", log.LstdFlags), func() { f.Close() }, nil
+	case background:
+		w, err := syslog.New(syslog.LOG_WARNING|syslog.LOG_DAEMON, programName)
+		if err != nil { // no daemon listens: nobody would read it
+			return log.New(io.Discard, "", 0), none, nil
+		}
+		return log.New(w, "", 0), func() { w.Close() }, nil
+	}
+	return log.New(out(c).stderr, programName+" mount: ", 0), none, nil
+}
+
+// readyPipe is the pipe to the process that started us in the background, nil
+// in the foreground.
+func readyPipe() *os.File {
+	if os.Getenv(readyEnv) == "" {
+		return nil
+	}
+	unix.CloseOnExec(3)
+	return os.NewFile(3, "ready")
+}
+
+// detach tells the waiting process that the mount answers, and leaves its
+// terminal and its directory.
+func (r *mountRequest) detach(ready *os.File) error {
+	if ready == nil {
+		return nil
+	}
+	if _, err := ready.Write([]byte{1}); err != nil {
+		return fmt.Errorf("report to the waiting process: %w", err)
+	}
+	if err := ready.Close(); err != nil {
+		return err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	for fd := range 3 {
+		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
+			return fmt.Errorf("leave the terminal: %w", err)
+		}
+	}
+	return os.Chdir("/")
+}
+
+// background starts this program again with -f in a session of its own, and
+// waits until the mount answers or the program ends.
+func background(c *cli.Context) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return exit(mountSystem, err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return exit(mountSystem, err)
+	}
+	defer r.Close()
+	args := []string{os.Args[0], c.Command.Name, "-f"}
+	for _, o := range c.StringSlice("options") {
+		args = append(args, "-o", o)
+	}
+	if out(c).json {
+		args = append(args, "--json")
+	}
+	args = append(append(args, "--"), c.Args().Slice()...)
+	p, err := os.StartProcess(exe, args, &os.ProcAttr{
+		Env:   append(os.Environ(), readyEnv+"=1"),
+		Files: []*os.File{nil, os.Stdout, os.Stderr, w},
+		Sys:   &unix.SysProcAttr{Setsid: true},
+	})
+	w.Close()
+	if err != nil {
+		return exit(mountSystem, fmt.Errorf("start the server: %w", err))
+	}
+	if n, _ := r.Read(make([]byte, 1)); n == 1 {
+		return p.Release()
+	}
+	st, err := p.Wait()
+	if err != nil {
+		return exit(mountSystem, err)
+	}
+	if st.ExitCode() <= 0 { // killed, or it went without a word
+		return exit(mountFailed, fmt.Errorf("the server ended before the mount answered: %v", st))
+	}
+	return exit(st.ExitCode(), nil) // it has said why
+}

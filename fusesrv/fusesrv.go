@@ -1,0 +1,221 @@
+// Package fusesrv stands between the kernel and package ext4: it mounts a file
+// system read-only through the kernel's FUSE driver and answers its requests.
+// It knows the FUSE protocol and mounting; the format it leaves to ext4.
+//
+//	process ── system call ──> kernel ── /dev/fuse ──> go-fuse ──> rawFS ──> ext4.FS
+//	                             │ caches: names, attributes, directory
+//	                             │ listings, link targets, ACLs, pages
+//	                             └ decides: permissions, from mode and ACL
+//
+// Nobody else changes the image, so that the kernel may keep what it was told
+// once: every answer is valid for a year, those about missing names too. There are no
+// handles: files and directories are read by inode number, and OPEN and OPENDIR
+// are declined in a way that tells the kernel not to ask again (only an image
+// with encrypted files is asked at open, which must fail without a key). So
+// there is nothing that a kernel could forget to release.
+//
+// A node id of the protocol is an inode number. The protocol wants its root to be
+// 1 and ext4 has its root at 2, so these two are exchanged at this border and
+// nowhere else. Hard links are one node, and FORGET is nothing to us.
+//
+// # Concurrency
+//
+// go-fuse calls each request's method on a goroutine of its own, many at once.
+// The methods share an ext4.FS, which is safe for that, and three things with a
+// lock each, none of which is held while another is taken, over I/O, or over
+// a call into the kernel:
+//
+//	dirStreams.mu   listings that wait for their next READDIR
+//	reporter.mu     which complaints have been logged
+//	holder.mu       who waits for the server to let go
+//
+// Rules against deadlock with the kernel: no method opens, stats or reads
+// anything below its own mount point, none sends a notification, and none
+// waits for another request. A process that serves and uses the mount itself
+// must have called [Server.WaitMount], after which the kernel asks nothing at
+// epoll_ctl, where a Go program waits without giving its processor away.
+package fusesrv
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"e4go/ext4"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Subtype is the part of the file system type behind "fuse.", unless
+// [Options] say otherwise.
+const Subtype = "e4go"
+
+const (
+	// valid is how long the kernel may keep names and attributes.
+	valid = 365 * 24 * time.Hour
+
+	// maxRead is the size in bytes of the largest READ. One of twice the size
+	// would no longer fit into a pipe with its header (see image.max).
+	maxRead = 512 << 10
+
+	// maxBackground is how many read-ahead requests may be under way.
+	maxBackground = 64
+
+	// readAheadKB is what a mount by root asks the kernel to read ahead: two
+	// requests, so that one is under way while the other is copied.
+	readAheadKB = 2 * maxRead >> 10
+
+	// maxInflight bounds the memory of requests, in bytes.
+	maxInflight = 256 << 20
+)
+
+// Options of [Mount]. The zero value is what `mount -o ro` does.
+type Options struct {
+	AllowOther bool     // other users may use the mount; always so when root mounts
+	Debug      bool     // log every request
+	FSName     string   // the mount's source as mount(8) and df(1) show it: the image
+	Subtype    string   // "" is [Subtype]
+	Extra      []string // mount options: see [ParseFlags]
+
+	// Fd returns the descriptor of the image and the byte in it where the
+	// file system begins, for reads past our memory. ok is false when what the
+	// descriptor holds is not what the file system says, as after a journal
+	// was replayed in memory. nil is the same as never ok.
+	Fd func() (fd uintptr, base int64, ok bool)
+
+	Log *log.Logger // complaints about the image and our own faults; nil is stderr
+}
+
+// A Server answers the kernel for one mount.
+type Server struct {
+	dir    string // immutable: the mount point, with no symbolic links
+	direct bool   // immutable: mounted by mount(2), not by fusermount3
+	fuse   *fuse.Server
+	hold   *holder
+	done   chan struct{} // closed when Serve ends
+}
+
+// Mount mounts fs at dir, which must be a directory. When it returns, the mount
+// is there and waits for [Server.Serve]. fs and its device must stay open until
+// Serve has returned. Errors name the path or program that was in the way; an
+// errno is wrapped.
+func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
+	flags, err := ParseFlags(o.Extra)
+	if err != nil {
+		return nil, err
+	}
+	if o.Subtype == "" {
+		o.Subtype = Subtype
+	}
+	if o.FSName == "" {
+		o.FSName = o.Subtype
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil, fmt.Errorf("mount point: %w", err)
+	}
+	direct := os.Geteuid() == 0
+	var fd int
+	if direct {
+		o.AllowOther = true
+		fd, err = mountDirect(dir, &o, flags)
+	} else {
+		fd, err = mountHelper(dir, &o, flags)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, err := newServer(fs, fd, &o)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("mount %s: %w", dir, err), unmount(dir, direct))
+	}
+	s.dir, s.direct = dir, direct
+	if m, err := mountAt(dir); err == nil {
+		if direct {
+			setReadAhead(m)
+		}
+		s.hold = newHolder(m.minor)
+	}
+	return s, nil
+}
+
+// newServer answers the INIT request that waits in fd, and takes over fd.
+func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
+	logger := o.Log
+	if logger == nil {
+		logger = log.New(os.Stderr, "e4go: ", 0)
+	}
+	raw := newRawFS(fs, o, logger)
+	srv, err := fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
+		Debug:                    o.Debug,
+		Logger:                   logger,
+		MaxWrite:                 maxRead, // it is the limit of reads too
+		MaxBackground:            maxBackground,
+		MaxInflightRequestBytes:  maxInflight,
+		EnableSymlinkCaching:     true,
+		EnableAcl:                true,
+		ExplicitDataCacheControl: true,
+		DisabledCapabilities:     fuse.CAP_PASSTHROUGH, // it would cost overlayfs one of its two levels
+		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO |
+			fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT,
+		PanicHandler: func(v any) fuse.Status {
+			logger.Printf("a request failed by a fault of e4go itself: %v\n%s", v, debug.Stack())
+			return fuse.EIO
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Server{fuse: srv, done: make(chan struct{})}, nil
+}
+
+// Serve answers requests until the file system has been unmounted, by
+// whomever. It must be called once.
+func (s *Server) Serve() {
+	defer close(s.done)
+	s.fuse.Serve()
+}
+
+// Wait returns when Serve has.
+func (s *Server) Wait() { <-s.done }
+
+// WaitMount returns when the mount answers, which needs Serve to run.
+func (s *Server) WaitMount() error {
+	// A name that go-fuse answers by itself. Polling it once makes the
+	// kernel learn that poll is not implemented.
+	fd, err := unix.Open(filepath.Join(s.dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.EACCES):
+		return nil // an answer too: the root directory is not for us
+	case err != nil:
+		return fmt.Errorf("mount %s does not answer: %w", s.dir, err)
+	}
+	defer unix.Close(fd)
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("mount %s does not answer: %w", s.dir, err)
+	}
+	return nil
+}
+
+// Dir is the mount point.
+func (s *Server) Dir() string { return s.dir }
+
+// Unmount takes the mount away, upon which Serve ends. It fails with EBUSY
+// while the mount is in use.
+func (s *Server) Unmount() error { return unmount(s.dir, s.direct) }
+
+// Close tells those who wait in [Unmount] that the image is free. It belongs
+// behind Serve and the closing of the image; the end of the process does it too.
+func (s *Server) Close() {
+	if s.hold != nil {
+		s.hold.release()
+	}
+}

@@ -1,0 +1,148 @@
+package fusesrv
+
+import (
+	"errors"
+	"fmt"
+	"log"
+
+	"e4go/ext4"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// rawFS answers requests for fs. What it has no method for is refused by the
+// RawFileSystem that it embeds, with ENOSYS; what writes, by readonly.go.
+type rawFS struct {
+	fuse.RawFileSystem
+
+	fs    *ext4.FS // immutable
+	image image    // immutable
+	reporter
+	dirs dirStreams
+
+	declineOpen    bool // immutable after Init: OPEN is answered with ENOSYS
+	declineOpenDir bool // immutable after Init: and OPENDIR
+}
+
+func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
+	return &rawFS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		fs:            fs,
+		image:         newImage(fs, o.Fd),
+		reporter:      reporter{log: logger},
+	}
+}
+
+func (r *rawFS) String() string { return Subtype }
+
+// Init learns what the kernel can do, before the first request but INIT.
+func (r *rawFS) Init(s *fuse.Server) {
+	caps := s.KernelSettings().Flags64()
+	r.declineOpen = caps&fuse.CAP_NO_OPEN_SUPPORT != 0 && !hasEncrypt(r.fs)
+	r.declineOpenDir = caps&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+}
+
+// OnUnmount runs when the last request has been answered.
+func (r *rawFS) OnUnmount() { r.dirs.clear() }
+
+// Forget has nothing to forget: nodes are inode numbers.
+func (r *rawFS) Forget(nodeid, nlookup uint64) {}
+
+// Lookup finds name in a directory. A missing name is an answer too, which
+// the kernel keeps. NFS servers make the kernel ask for "." of any node, and
+// for ".." of directories.
+func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	dir, err := r.inode(h.NodeId)
+	if err != nil {
+		return r.status(err)
+	}
+	in := dir
+	if name != "." {
+		in, err = r.fs.Lookup(dir, name)
+		if errors.Is(err, unix.ENOENT) {
+			*out = fuse.EntryOut{}
+			out.SetEntryTimeout(valid)
+			return fuse.OK
+		}
+		if err != nil {
+			return r.status(err)
+		}
+	}
+	st := in.Stat()
+	if name == "." && st.Nlink == 0 {
+		return r.status(fmt.Errorf("inode %d is deleted: %w", in.Ino(), unix.ESTALE))
+	}
+	if err := checkAttr(in, &st); err != nil {
+		return r.status(err)
+	}
+	fillEntry(in, &st, out)
+	return fuse.OK
+}
+
+// GetAttr answers stat.
+func (r *rawFS) GetAttr(_ <-chan struct{}, i *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	in, err := r.inode(i.NodeId)
+	if err != nil {
+		return r.status(err)
+	}
+	st := in.Stat()
+	if err := checkAttr(in, &st); err != nil {
+		return r.status(err)
+	}
+	fillAttr(&st, &out.Attr)
+	out.SetTimeout(valid)
+	return fuse.OK
+}
+
+// Statx answers statx when the time of creation is wanted. The kernel keeps
+// that time, and drops the attribute bits.
+func (r *rawFS) Statx(_ <-chan struct{}, i *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	in, err := r.inode(i.NodeId)
+	if err != nil {
+		return r.status(err)
+	}
+	st := in.Stat()
+	if err := checkAttr(in, &st); err != nil {
+		return r.status(err)
+	}
+	fillStatx(&st, &out.Statx)
+	out.SetTimeout(valid)
+	return fuse.OK
+}
+
+// Access is not asked: with default_permissions the kernel decides by the mode
+// and the ACL, with all groups of the caller.
+func (r *rawFS) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
+
+// Readlink returns the target of a symbolic link.
+func (r *rawFS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	in, err := r.inode(h.NodeId)
+	if err != nil {
+		return nil, r.status(err)
+	}
+	target, err := in.Readlink()
+	if err != nil {
+		return nil, r.status(err)
+	}
+	return []byte(target), fuse.OK
+}
+
+// StatFs answers statfs with the numbers that the kernel's own driver gives.
+func (r *rawFS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	s, err := r.fs.Statfs()
+	if err != nil {
+		return r.status(err)
+	}
+	*out = fuse.StatfsOut{
+		Blocks:  s.Blocks,
+		Bfree:   s.Free,
+		Bavail:  s.Avail,
+		Files:   s.Files,
+		Ffree:   s.FreeFiles,
+		Bsize:   uint32(s.BlockSize),
+		Frsize:  uint32(s.BlockSize),
+		NameLen: uint32(s.NameLen),
+	}
+	return fuse.OK
+}
