@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
@@ -97,7 +98,14 @@ type pathError struct {
 	err  error
 }
 
-func (e *pathError) Error() string { return e.path + ": " + e.err.Error() }
+func (e *pathError) Error() string {
+	text := e.err.Error()
+	if strings.HasPrefix(text, e.path+": ") {
+		return text // it begins with the path already
+	}
+	return e.path + ": " + text
+}
+
 func (e *pathError) Unwrap() error { return e.err }
 
 // class is what kind of error it is, in one word for programs, with its exit status.

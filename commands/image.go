@@ -3,7 +3,6 @@ package commands
 import (
 	"fmt"
 	"os"
-	"strings"
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
@@ -165,17 +164,9 @@ func (s *images) file(arg string, follow bool) (*file, error) {
 		in, err = im.fs.Resolve(arg, follow)
 	}
 	if err != nil {
-		return nil, s.named(arg, err)
+		return nil, &pathError{arg, err}
 	}
 	return &file{Inode: in, im: im, path: arg}, nil
-}
-
-// named puts what the user wrote before err, unless err begins with it.
-func (s *images) named(arg string, err error) error {
-	if strings.HasPrefix(err.Error(), arg+": ") {
-		return err
-	}
-	return &pathError{arg, err}
 }
 
 // liveFile finds the inode of a file on a mounted ext4, in the device below.

@@ -52,7 +52,7 @@ func journalFacts(o *output, sb *disk.Superblock, j *ext4.JournalInfo) {
 func journalState(j *ext4.JournalInfo) (state, text string) {
 	switch {
 	case j.Recovered != nil:
-		return "replayed", fmt.Sprintf("unclean: replayed in memory; the image is unchanged")
+		return "replayed", "unclean: replayed in memory; the image is unchanged"
 	case j.Unclean:
 		return "unclean", "unclean: not replayed"
 	case !j.Loaded && j.External:

@@ -3,7 +3,6 @@ package commands
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -233,7 +232,7 @@ func TestAppendJSONString(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", s, got, want)
 		}
 	}
-	if got := fmt.Sprintf("%s", appendJSONString(nil, "a\xffb")); got != "\"a\ufffdb\"" {
+	if got := string(appendJSONString(nil, "a\xffb")); got != "\"a\ufffdb\"" {
 		t.Errorf("got %s", got)
 	}
 }

@@ -11,72 +11,60 @@ import (
 // blocks, then those of a block of numbers, of a block of such blocks, and of
 // a block of those (ext4_block_to_path). 0 is a hole.
 
-// indirectPath is the way to logical block b: the slot of i_block to start
-// from, the slots to take in the blocks below, and the range of blocks that
-// the last of them covers. ok is false for blocks beyond what the map can hold.
-func indirectPath(b disk.LBlock, blockBits uint) (slots []int, first, end uint64, ok bool) {
-	perBits := blockBits - 2
-	n := uint64(b)
-	if n < disk.DirectBlocks {
-		return []int{int(n)}, 0, disk.DirectBlocks, true
-	}
-	base := uint64(disk.DirectBlocks)
-	for level := uint(1); level <= 3; level++ {
-		span := uint64(1) << (perBits * level)
-		if n < base+span {
-			rel := n - base
-			slots = append(slots, disk.DirectBlocks+int(level)-1)
-			for l := level; l > 0; l-- {
-				slots = append(slots, int(rel>>(perBits*(l-1)))&(1<<perBits-1))
-			}
-			first = base + rel>>perBits<<perBits
-			return slots, first, first + 1<<perBits, true
-		}
-		base += span
-	}
-	return nil, base, maxLogical, false
-}
-
 // indirectLeaf returns the part of the map that covers block b: the direct
 // blocks, or those that one block of numbers names. Where a block of numbers
 // is missing, it is the hole that this leaves, however large.
-func (in *Inode) indirectLeaf(b disk.LBlock) (*mapLeaf, error) {
-	bits := in.fs.sb.BlockBits()
-	slots, first, end, ok := indirectPath(b, bits)
-	end = min(end, maxLogical)
-	leaf := &mapLeaf{owner: in.ino, first: disk.LBlock(first), end: end}
-	if !ok {
-		return leaf, nil
+func (in *Inode) indirectLeaf(b disk.LBlock) (mapLeaf, error) {
+	if b < disk.DirectBlocks {
+		return in.directLeaf()
 	}
-	root := in.disk.Block[:]
-	if len(slots) == 1 {
-		return leaf, in.addPointers(leaf, root[:4*disk.DirectBlocks], in.block, in.off+disk.IBlockOffset)
-	}
-	at := slots[0]
-	next, err := in.pointer(root, at, in.block, in.off+disk.IBlockOffset)
-	for i, slot := range slots[1:] {
-		if err != nil {
-			return nil, err
+	perBits := in.fs.sb.BlockBits() - 2
+	base := uint64(disk.DirectBlocks)
+	for level := uint(1); level <= 3; level++ {
+		span := uint64(1) << (perBits * level)
+		if uint64(b) < base+span {
+			return in.indirectTree(level, base, uint64(b)-base)
 		}
-		below := uint(len(slots) - 2 - i) // levels under the block at hand
+		base += span
+	}
+	return mapLeaf{owner: in.ino, first: disk.LBlock(base), end: maxLogical}, nil
+}
+
+// directLeaf is the leaf of the direct blocks, decoded once.
+func (in *Inode) directLeaf() (mapLeaf, error) {
+	if l := in.rootLeaf.Load(); l != nil {
+		return *l, nil
+	}
+	l := &mapLeaf{owner: in.ino, end: disk.DirectBlocks}
+	if err := in.addPointers(l, in.disk.Block[:4*disk.DirectBlocks], in.block, in.off+disk.IBlockOffset); err != nil {
+		return mapLeaf{}, err
+	}
+	in.rootLeaf.Store(l)
+	return *l, nil
+}
+
+// indirectTree descends the tree of level levels of blocks of numbers, which
+// maps the blocks from base on, to its block number rel.
+func (in *Inode) indirectTree(level uint, base, rel uint64) (mapLeaf, error) {
+	perBits := in.fs.sb.BlockBits() - 2
+	next, err := in.pointer(in.disk.Block[:], disk.DirectBlocks+int(level)-1, in.block, in.off+disk.IBlockOffset)
+	for below := level - 1; err == nil; below-- { // levels under the block at hand
+		// What this pointer leads to.
+		span := uint64(1) << (perBits * (below + 1))
+		first := base + rel/span*span
+		end := min(first+span, maxLogical)
 		if next == 0 {
-			// All that this pointer would lead to is a hole.
-			span := uint64(1) << ((bits - 2) * (below + 1))
-			base := indirectBase(len(slots)-1, bits)
-			f := base + (uint64(b)-base)/span*span
-			return &mapLeaf{owner: in.ino, first: disk.LBlock(f), end: min(f+span, maxLogical)}, nil
+			return mapLeaf{owner: in.ino, first: disk.LBlock(first), end: end}, nil
 		}
 		if below == 0 {
-			return in.pointerLeaf(next, leaf)
+			return in.pointerLeaf(next, disk.LBlock(first), end)
 		}
 		var data []byte
-		data, err = in.fs.meta(kindIndirect, next, 0, nil)
-		if err != nil {
-			return nil, err
+		if data, err = in.fs.meta(kindIndirect, next, 0, nil); err == nil {
+			next, err = in.pointer(data, int(rel>>(perBits*below))&(1<<perBits-1), next, 0)
 		}
-		next, err = in.pointer(data, slot, next, 0)
 	}
-	return nil, err
+	return mapLeaf{}, err
 }
 
 // indirectBase is the first logical block that the tree of level levels holds.
@@ -88,20 +76,22 @@ func indirectBase(level int, blockBits uint) uint64 {
 	return base
 }
 
-// pointerLeaf is leaf filled from the block of numbers n, through the cache.
-func (in *Inode) pointerLeaf(n disk.PBlock, leaf *mapLeaf) (*mapLeaf, error) {
-	if l, ok := get[*mapLeaf](in.fs.cache, kindMapLeaf, uint64(n)); ok && l.owner == in.ino && l.first == leaf.first && l.end == leaf.end {
-		return l, nil
+// pointerLeaf is what the block of numbers n, which maps the blocks [first,
+// end), says, through the cache.
+func (in *Inode) pointerLeaf(n disk.PBlock, first disk.LBlock, end uint64) (mapLeaf, error) {
+	if l, ok := get[*mapLeaf](in.fs.cache, kindMapLeaf, uint64(n)); ok && l.owner == in.ino && l.first == first && l.end == end {
+		return *l, nil
 	}
 	data := make([]byte, in.fs.sb.BlockSize())
 	if err := in.fs.readBlocks(data, n); err != nil {
-		return nil, err
+		return mapLeaf{}, err
 	}
+	leaf := &mapLeaf{owner: in.ino, first: first, end: end}
 	if err := in.addPointers(leaf, data, n, 0); err != nil {
-		return nil, err
+		return mapLeaf{}, err
 	}
 	in.fs.cache.put(kindMapLeaf, uint64(n), leaf)
-	return leaf, nil
+	return *leaf, nil
 }
 
 // addPointers adds the blocks that the numbers in b name to leaf, in order.

@@ -18,7 +18,8 @@ const (
 	kindBitmap               // *block of a bitmap
 	kindIndirect             // *block of block numbers
 	kindDir                  // *block of directory entries
-	kindDx                   // *block of a hash tree, root or interior
+	kindDxRoot               // *block that is the root of a hash tree
+	kindDxInner              // *block that is an interior node of a hash tree
 	kindXattr                // *block of xattrs
 )
 

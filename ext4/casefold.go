@@ -15,6 +15,16 @@ import (
 // strictEncoding is the bit of s_encoding_flags that refuses names that are not UTF-8.
 const strictEncoding = 1
 
+// noFoldFallback is the bit that says that all names were hashed with the
+// tables of s_encoding (SB_ENC_NO_COMPAT_FALLBACK_FL).
+const noFoldFallback = 2
+
+// foldFallback reports whether a name that the index does not have is looked
+// for in all blocks (ext4_lookup of casefolded directories).
+func (in *Inode) foldFallback() bool {
+	return in.casefolded() && !in.encrypted() && in.fs.sb.EncodingFlags&noFoldFallback == 0
+}
+
 func (in *Inode) casefolded() bool {
 	return in.fs.sb.Incompat.Has(disk.IncompatCasefold) && in.disk.Flags.Has(disk.FlagCasefold)
 }
@@ -68,7 +78,7 @@ func (in *Inode) foldMatcher(name string) (matcher, error) {
 	want, ok := fold([]byte(name))
 	if !ok {
 		if in.fs.sb.EncodingFlags&strictEncoding != 0 {
-			return matcher{}, unix.ENOENT
+			return matcher{}, unix.EINVAL // generic_ci_d_hash
 		}
 		want = name
 	}
@@ -79,6 +89,10 @@ func (in *Inode) foldMatcher(name string) (matcher, error) {
 		f, fok := fold(stored)
 		return ok && fok && f == want
 	}}
-	m.hash, _, m.hashed = disk.NameHash(in.hashVersion(), in.fs.sb.HashSeed, []byte(want))
+	v, err := in.hashVersion()
+	if err != nil {
+		return matcher{}, err
+	}
+	m.hash, _, m.hashed = disk.NameHash(v, in.fs.sb.HashSeed, []byte(want))
 	return m, nil
 }

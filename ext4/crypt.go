@@ -65,7 +65,11 @@ func (in *Inode) matcher(name string) (matcher, error) {
 	m := matcher{match: func(stored []byte) bool { return string(stored) == name }}
 	// A directory of one block, or inline, is searched as it is.
 	if in.disk.Flags.Has(disk.FlagIndex) {
-		m.hash, _, m.hashed = disk.NameHash(in.hashVersion(), in.fs.sb.HashSeed, []byte(name))
+		v, err := in.hashVersion()
+		if err != nil {
+			return matcher{}, err
+		}
+		m.hash, _, m.hashed = disk.NameHash(v, in.fs.sb.HashSeed, []byte(name))
 	}
 	return m, nil
 }
@@ -73,11 +77,12 @@ func (in *Inode) matcher(name string) (matcher, error) {
 // nokeyMatcher undoes [nokeyName]. A name that does not decode matches
 // nothing: without the key no such entry can exist.
 func nokeyMatcher(name string) (matcher, error) {
-	if len(name) > nokeyEncoding.EncodedLen(nokeyFull) {
+	if len(name) > disk.MaxNameLen {
 		return matcher{}, unix.ENAMETOOLONG
 	}
 	b, err := nokeyEncoding.DecodeString(name)
-	if err != nil || len(b) <= nokeyBytesAt || (len(b) > nokeyBytesAt+nokeyBytes && len(b) != nokeyFull) {
+	// The decoder passes over line ends, and takes any bits behind the last byte.
+	if err != nil || nokeyEncoding.EncodeToString(b) != name || len(b) <= nokeyBytesAt || (len(b) > nokeyBytesAt+nokeyBytes && len(b) != nokeyFull) {
 		return matcher{}, unix.ENOENT
 	}
 	m := matcher{hash: binary.LittleEndian.Uint32(b), hashed: true}

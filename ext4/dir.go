@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -23,11 +24,17 @@ type DirEntry struct {
 // Cookies of the entries that come first. Behind them, in hash order, the
 // cookie of an entry is its place in that order plus firstCookie: 31 bits of hash and 32 of minor hash,
 // as the kernel's telldir has it. In directories that are listed by offset, it is the byte
-// where the next entry starts plus firstCookie.
+// where the next entry starts plus firstCookie-1.
 const (
 	cookieDot    = 1
 	cookieDotDot = 2
 	firstCookie  = 3
+)
+
+const (
+	maxDirErrors = 1000 // broken blocks and entries after which a listing or a search gives up
+	batchLeaves  = 64   // leaves with names of one hash that are put in order together
+	hashLast     = 0xfffffffc
 )
 
 // A Dir lists a directory. It belongs to one goroutine at a time.
@@ -37,14 +44,17 @@ const (
 // was there all the time is seen exactly once. In others they come as they lie.
 type Dir struct {
 	in     *Inode
-	next   uint64     // cookie: what comes next
-	hashed bool       // in hash order
-	tree   *dxWalk    // the leaves, of an indexed directory in hash order; nil else
-	batch  []dirPlace // read ahead, in order of place
-	at     int        // in batch
-	end    uint64     // the place behind batch
-	last   bool       // nothing follows batch
-	left   uint64     // blocks that may still be listed by offset: no more than the device has
+	next   uint64           // cookie: what comes next
+	hashed bool             // in hash order
+	hash   disk.HashVersion // of the batch at hand
+	tree   *dxWalk          // the leaves, of an indexed directory in hash order; nil else
+	batch  []dirPlace       // read ahead, in order of place
+	at     int              // in batch
+	end    uint64           // the place behind batch, by offset
+	last   bool             // nothing follows batch
+	errs   int              // how often fill failed
+	bad    error            // of an entry of the batch at hand: its name
+	seen   map[disk.PBlock]bool
 }
 
 // dirPlace is an entry and its place in the order of the listing.
@@ -59,10 +69,10 @@ func (fs *FS) OpenDir(in *Inode) (*Dir, error) {
 	if in.Type() != disk.ModeDir {
 		return nil, fmt.Errorf("list inode %d: %w", in.ino, unix.ENOTDIR)
 	}
-	d := &Dir{in: in, left: fs.deviceBlocks()}
+	d := &Dir{in: in}
 	// is_dx_dir: one block is listed by hash, too, so that cookies stay right when it grows.
 	if fs.sb.Compat.Has(disk.CompatDirIndex) &&
-		(in.disk.Flags.Has(disk.FlagIndex) || in.Size() == int64(fs.sb.BlockSize()) || in.HasInlineData()) {
+		(in.disk.Flags.Has(disk.FlagIndex) || in.Size()>>fs.sb.BlockBits() == 1 || in.HasInlineData()) {
 		d.hashed = true
 	}
 	return d, nil
@@ -73,11 +83,12 @@ func (d *Dir) Seek(cookie uint64) {
 	if cookie == d.next {
 		return
 	}
-	d.next, d.batch, d.at, d.end, d.last, d.tree = cookie, nil, 0, 0, false, nil
+	d.next, d.batch, d.at, d.end, d.last, d.tree, d.seen = cookie, nil, 0, 0, false, nil, nil
 }
 
 // Next returns the next entry, and io.EOF behind the last. After a
-// *disk.CorruptError it may be called again: it goes on behind what it could not read.
+// *disk.CorruptError it may be called again: it goes on behind what it could
+// not read, and ends where too much is broken.
 func (d *Dir) Next() (DirEntry, error) {
 	switch d.next {
 	case 0:
@@ -93,6 +104,9 @@ func (d *Dir) Next() (DirEntry, error) {
 			return DirEntry{}, io.EOF
 		}
 		if err := d.fill(); err != nil {
+			if d.errs++; d.errs >= maxDirErrors {
+				d.last = true
+			}
 			return DirEntry{}, err
 		}
 	}
@@ -106,90 +120,117 @@ func (d *Dir) Next() (DirEntry, error) {
 func (d *Dir) fill() error {
 	start := d.next - min(d.next, firstCookie-1) // the least place wanted
 	d.batch, d.at = d.batch[:0], 0
-	switch {
-	case !d.hashed:
+	if !d.hashed {
 		return d.fillLinear(start)
-	case d.in.disk.Flags.Has(disk.FlagIndex) && !d.in.HasInlineData():
-		err := d.fillTree(start)
-		if errors.Is(err, disk.ErrCorrupt) && d.tree == nil {
-			// The index cannot be used: list the blocks as they lie (ERR_BAD_DX_DIR).
-			d.hashed, d.last = false, false
-			if start == 0 {
-				return d.fillLinear(0)
-			}
-		}
-		if err != nil && d.tree == nil {
-			d.last = true
-		}
-		return err
-	default:
+	}
+	var err error
+	if d.hash, err = d.in.hashVersion(); err != nil {
 		d.last = true
-		err := d.eachOfBlock(0, d.addHashed)
-		d.sortFrom(start)
 		return err
 	}
+	if d.in.disk.Flags.Has(disk.FlagIndex) && !d.in.HasInlineData() {
+		return d.fillTree(start)
+	}
+	d.last = true
+	err = d.eachEntry(0, d.addHashed)
+	d.sortHashed(0, start)
+	return err
 }
 
-// sortFrom puts the batch in order, parts entries whose hashes are equal, and drops what lies before start.
-func (d *Dir) sortFrom(start uint64) {
-	slices.SortStableFunc(d.batch, func(a, b dirPlace) int { return cmp.Compare(a.place, b.place) })
+// sortHashed puts the batch in order, from place least on, parts entries whose
+// hashes are equal, and drops what lies before start.
+func (d *Dir) sortHashed(least, start uint64) {
+	slices.SortFunc(d.batch, func(a, b dirPlace) int {
+		return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.ent.Name, b.ent.Name))
+	})
 	for i := range d.batch {
 		p := &d.batch[i]
-		if i > 0 && p.place <= d.batch[i-1].place {
-			p.place = d.batch[i-1].place + 1
-		}
+		p.place = max(p.place, least)
+		least = p.place + 1
 		p.ent.Cookie = p.place + firstCookie
 	}
-	i, _ := slices.BinarySearchFunc(d.batch, start, func(p dirPlace, s uint64) int { return cmp.Compare(p.place, s) })
-	d.at = i
+	d.dropBefore(start)
 }
 
-// addHashed adds the entry at b, with name, to the batch, by its hash.
-func (d *Dir) addHashed(e disk.Dirent, name, b []byte) {
-	if disk.IsDot(name) {
+// dropBefore passes over the entries of the batch whose place is less than start.
+func (d *Dir) dropBefore(start uint64) {
+	d.at, _ = slices.BinarySearchFunc(d.batch, start, func(p dirPlace, s uint64) int { return cmp.Compare(p.place, s) })
+}
+
+// addHashed adds an entry to the batch, by its hash.
+func (d *Dir) addHashed(e disk.Dirent, name, raw []byte, off int) {
+	if disk.IsDot(name) || !d.fitName(name) {
 		return
 	}
-	hash, minor := d.in.entryHash(e, name, b)
+	hash, minor := d.in.entryHash(d.hash, e, name, raw)
+	tie := minor
+	if tie == 0 {
+		// The legacy hash has no second word, and its 31 bits alone collide.
+		// With one of ours, a name keeps its place when another of its hash goes away.
+		tie = disk.CRC32C(^uint32(0), name)
+	}
 	d.batch = append(d.batch, dirPlace{
-		place: uint64(hash>>1)<<32 | uint64(minor),
+		place: uint64(min(hash, hashLast)>>1)<<32 | uint64(tie),
 		ent:   DirEntry{Name: d.in.shownName(name, hash, minor), Ino: e.Ino, Type: e.Type},
 	})
 }
 
+// fitName reports whether a stored name is one that a file can have. A name
+// with a slash would lead whoever uses it elsewhere (verify_dirent_name).
+// Encrypted names are bytes of all kinds, and shown encoded.
+func (d *Dir) fitName(name []byte) bool {
+	if d.in.encrypted() || bytes.IndexByte(name, '/') < 0 && bytes.IndexByte(name, 0) < 0 {
+		return true
+	}
+	if d.bad == nil {
+		d.bad = &disk.CorruptError{Struct: "entry of directory", Num: uint64(d.in.ino), Block: d.in.block, Off: d.in.off,
+			Field: "name", Have: fmt.Sprintf("%q", name), Want: "a name without slash and NUL"}
+	}
+	return false
+}
+
 // fillTree adds the entries of the next leaf of the hash tree, and of those
-// that continue its last hash. Without a tree (d.tree nil after an error), the
-// index is of no use.
+// that continue its last hash.
 func (d *Dir) fillTree(start uint64) error {
+	least := start // on the way from leaf to leaf, nothing is listed that was before
 	if d.tree == nil {
 		tree, err := d.in.dxWalk(uint32(start>>32) << 1)
+		if errors.Is(err, disk.ErrCorrupt) && (tree == nil || start>>32 == 0) {
+			// The index cannot be used: list the blocks as they lie
+			// (ERR_BAD_DX_DIR). Whoever comes back with a cookie gets here again.
+			d.hashed = false
+			return d.fillLinear(start)
+		}
+		d.tree, d.last, least = tree, tree == nil, 0
 		if err != nil {
 			return err
 		}
-		d.tree = tree
 	}
-	for {
+	if d.tree.broken() {
+		more, _, err := d.tree.advance()
+		if err != nil || !more {
+			d.last = !more
+			return err
+		}
+	}
+	more, continued := true, true
+	var first error
+	for n := 0; n < batchLeaves && more && continued && first == nil; n++ {
 		leaf, err := d.tree.leaf()
 		if err != nil {
-			d.last = true
-			return err
-		}
-		err = d.eachOfBlock(leaf, d.addHashed)
-		more, continued, nerr := d.tree.advance()
-		if err == nil {
-			err = nerr
-		}
-		d.last = !more
-		if err != nil {
-			// What was read stays in the batch: it comes before what follows.
-			d.sortFrom(start)
-			return err
-		}
-		if !more || !continued {
+			more, first = false, err
 			break
 		}
+		first = d.eachEntry(leaf, d.addHashed)
+		more, continued, err = d.tree.advance()
+		if first == nil {
+			first = err
+		}
 	}
-	d.sortFrom(start)
-	return nil
+	d.last = !more
+	// What was read stays in the batch, also with an error: it comes before what follows.
+	d.sortHashed(least, start)
+	return first
 }
 
 // fillLinear adds the entries of the block that byte start lies in, from there on.
@@ -197,16 +238,12 @@ func (d *Dir) fillLinear(start uint64) error {
 	in := d.in
 	if in.HasInlineData() {
 		d.last = true
-		at := uint64(0)
-		err := d.eachOfBlock(0, func(e disk.Dirent, name, b []byte) {
-			at++
-			d.addLinear(e, name, at)
-		})
-		d.sortLinear(start)
+		err := d.eachEntry(0, func(e disk.Dirent, name, _ []byte, off int) { d.addLinear(e, name, uint64(off)) })
+		d.dropBefore(start)
 		return err
 	}
 	bits := in.fs.sb.BlockBits()
-	blocks := uint64(in.Size()) >> bits
+	blocks := uint64(max(in.Size(), 0)) >> bits
 	for b := max(start, d.end) >> bits; ; b++ {
 		if b >= blocks || b >= maxLogical {
 			d.last = true
@@ -222,71 +259,76 @@ func (d *Dir) fillLinear(start uint64) error {
 			b = m.End() - 1
 			continue
 		}
-		if d.left == 0 {
-			d.last = true
-			return in.tooManyBlocks()
-		}
-		d.left--
 		d.end = (b + 1) << bits
-		err = d.eachEntry(disk.LBlock(b), func(e disk.Dirent, name, _ []byte, off int) {
-			d.addLinear(e, name, b<<bits+uint64(off+e.RecLen))
-		})
-		d.sortLinear(start)
+		err = d.eachEntry(disk.LBlock(b), func(e disk.Dirent, name, _ []byte, off int) { d.addLinear(e, name, b<<bits+uint64(off)) })
+		d.dropBefore(start)
 		if err != nil || d.at < len(d.batch) {
 			return err
 		}
 	}
 }
 
-// tooManyBlocks reports a directory that maps more blocks than there are: some
-// of them many times.
-func (in *Inode) tooManyBlocks() error {
-	return &disk.CorruptError{Struct: "directory", Num: uint64(in.ino), Block: in.block, Off: in.off + 4, Field: "i_size",
-		Have: fmt.Sprintf("%d, with more blocks mapped than the device has", in.Size()), Want: fmt.Sprintf("at most %d blocks", in.fs.deviceBlocks())}
-}
-
-func (d *Dir) addLinear(e disk.Dirent, name []byte, next uint64) {
-	if disk.IsDot(name) {
+// addLinear adds an entry to the batch, by where it starts.
+func (d *Dir) addLinear(e disk.Dirent, name []byte, place uint64) {
+	if disk.IsDot(name) || !d.fitName(name) {
 		return
 	}
-	d.batch = append(d.batch, dirPlace{place: next, ent: DirEntry{
-		Name: d.in.shownName(name, 0, 0), Ino: e.Ino, Type: e.Type, Cookie: next + firstCookie - 1,
+	d.batch = append(d.batch, dirPlace{place: place, ent: DirEntry{
+		Name: d.in.shownName(name, 0, 0), Ino: e.Ino, Type: e.Type, Cookie: place + uint64(e.RecLen) + firstCookie - 1,
 	}})
 }
 
-// sortLinear drops what was listed before: entries that end at or before start.
-func (d *Dir) sortLinear(start uint64) {
-	i, found := slices.BinarySearchFunc(d.batch, start, func(p dirPlace, s uint64) int { return cmp.Compare(p.place, s) })
-	if found {
-		i++
-	}
-	d.at = i
-}
-
-// eachOfBlock calls fn for the entries in use of block b, or of the inline data.
-func (d *Dir) eachOfBlock(b disk.LBlock, fn func(e disk.Dirent, name, raw []byte)) error {
-	return d.eachEntry(b, func(e disk.Dirent, name, raw []byte, _ int) { fn(e, name, raw) })
-}
-
+// eachEntry calls fn for the entries in use of block b, or of the inline data,
+// with the byte where they start. A block of entries is listed once: a
+// directory that maps one many times would have no end.
 func (d *Dir) eachEntry(b disk.LBlock, fn func(e disk.Dirent, name, raw []byte, off int)) error {
+	all := func(e disk.Dirent, name, raw []byte, off int) bool { fn(e, name, raw, off); return true }
+	d.bad = nil
+	var err error
 	if d.in.HasInlineData() {
-		return d.in.inlineEntries(func(e disk.Dirent, name, raw []byte) bool { fn(e, name, raw, 0); return true })
+		err = d.in.inlineEntries(all)
+	} else {
+		var data []byte
+		var phys disk.PBlock
+		if data, phys, err = d.in.dirBlock(b); err != nil {
+			return err
+		}
+		if d.seen[phys] {
+			return d.in.mappedTwice(b, phys)
+		}
+		n := len(d.batch)
+		err = d.in.entries(data, phys, all)
+		if len(d.batch) > n {
+			if d.seen == nil {
+				d.seen = make(map[disk.PBlock]bool)
+			}
+			d.seen[phys] = true
+		}
 	}
-	return d.in.blockEntries(b, func(e disk.Dirent, name, raw []byte, off int) bool { fn(e, name, raw, off); return true })
+	if err == nil {
+		err = d.bad
+	}
+	return err
+}
+
+// mappedTwice reports block b of the directory, which lies where another block of it does.
+func (in *Inode) mappedTwice(b disk.LBlock, phys disk.PBlock) error {
+	return &disk.CorruptError{Struct: "block of directory", Num: uint64(in.ino), Block: in.block, Off: in.off + disk.IBlockOffset,
+		Field: fmt.Sprintf("block %d", b), Have: fmt.Sprintf("block %d of the device, again", phys), Want: "each block once"}
 }
 
 // blockEntries calls fn for each entry in use of block b of the directory,
-// with its name and its bytes, until fn returns false.
+// with its name, its bytes and where they start, until fn returns false.
 func (in *Inode) blockEntries(b disk.LBlock, fn func(e disk.Dirent, name, raw []byte, off int) bool) error {
 	data, phys, err := in.dirBlock(b)
 	if err != nil {
 		return err
 	}
-	return in.entries(data, phys, 0, fn)
+	return in.entries(data, phys, fn)
 }
 
-// entries walks the chain of entries in data, which lie in block phys at byte base.
-func (in *Inode) entries(data []byte, phys disk.PBlock, base int, fn func(e disk.Dirent, name, raw []byte, off int) bool) error {
+// entries walks the chain of entries in data, the start of block phys.
+func (in *Inode) entries(data []byte, phys disk.PBlock, fn func(e disk.Dirent, name, raw []byte, off int) bool) error {
 	for off := 0; off < len(data); {
 		if err := disk.CheckDirent(&in.fs.sb, in.ino, data, phys, off); err != nil {
 			return err
@@ -297,7 +339,7 @@ func (in *Inode) entries(data []byte, phys disk.PBlock, base int, fn func(e disk
 			if !in.fs.sb.Incompat.Has(disk.IncompatFiletype) {
 				e.Type = disk.TypeUnknown
 			}
-			if !fn(e, raw[disk.DirentHeaderSize:][:e.NameLen], raw[:e.RecLen], base+off) {
+			if !fn(e, raw[disk.DirentHeaderSize:][:e.NameLen], raw[:e.RecLen], off) {
 				return nil
 			}
 		}
@@ -311,20 +353,28 @@ const inlineDirHead = 4
 
 // inlineEntries is blockEntries for a directory whose entries stand in the
 // inode: a chain in i_block behind the parent's number, and one in the xattr.
-func (in *Inode) inlineEntries(fn func(e disk.Dirent, name, raw []byte) bool) error {
+// The latter starts at byte 60.
+func (in *Inode) inlineEntries(fn func(e disk.Dirent, name, raw []byte, off int) bool) error {
 	parts, err := in.inlineParts()
 	if err != nil {
 		return err
 	}
 	stop := false
-	each := func(e disk.Dirent, name, raw []byte, _ int) bool {
-		stop = !fn(e, name, raw)
-		return !stop
+	for i, part := range [][]byte{parts[0][inlineDirHead:], parts[1]} {
+		base := [2]int{inlineDirHead, len(parts[0])}[i]
+		err := in.entries(part, in.block, func(e disk.Dirent, name, raw []byte, off int) bool {
+			stop = !fn(e, name, raw, base+off)
+			return !stop
+		})
+		var bad *disk.CorruptError
+		if i == 0 && errors.As(err, &bad) {
+			bad.Off += in.off + disk.IBlockOffset + inlineDirHead
+		}
+		if err != nil || stop {
+			return err
+		}
 	}
-	if err := in.entries(parts[0][inlineDirHead:], in.block, in.off+disk.IBlockOffset+inlineDirHead, each); err != nil || stop {
-		return err
-	}
-	return in.entries(parts[1], in.block, in.off, each)
+	return nil
 }
 
 // dirBlock returns the part of block b that holds entries, and where it lies.

@@ -111,7 +111,7 @@ func Open(dev blockdev.Device, o Options) (*FS, error) {
 
 // OpenContext is [Open]; ctx can end the replay of a long journal.
 func OpenContext(ctx context.Context, dev blockdev.Device, o Options) (*FS, error) {
-	if o.CacheSize == 0 {
+	if o.CacheSize <= 0 {
 		o.CacheSize = DefaultCacheSize
 	}
 	src, err := findSuper(dev, o)
@@ -131,6 +131,9 @@ func OpenContext(ctx context.Context, dev blockdev.Device, o Options) (*FS, erro
 		// What was read so far may have been replayed over.
 		fs.Close()
 		if src, err = readSuperAt(dst, src.at); err != nil {
+			return nil, fmt.Errorf("after journal replay: %w", err)
+		}
+		if err := CheckFeatures(&src.sb); err != nil {
 			return nil, fmt.Errorf("after journal replay: %w", err)
 		}
 		src.primaryErr = fs.super.primaryErr

@@ -37,32 +37,58 @@ func childBounds(idx []disk.ExtentIdx, i int, in disk.ExtentBounds) disk.ExtentB
 
 // extentLeaf descends the extent tree to the leaf that covers block b. The
 // levels are bounded, and each node must be one lower than its parent.
-func (in *Inode) extentLeaf(b disk.LBlock) (*mapLeaf, error) {
-	at := disk.ExtentBounds{End: maxLogical}
-	root := in.disk.Block[:]
-	rootOff := in.off + disk.IBlockOffset
-	if err := disk.CheckExtentHeader(in.ino, root, -1, in.block, rootOff); err != nil {
-		return nil, err
+func (in *Inode) extentLeaf(b disk.LBlock) (mapLeaf, error) {
+	if l := in.rootLeaf.Load(); l != nil {
+		return *l, nil
 	}
-	depth := int(disk.DecodeExtentHeader(root).Depth)
-	if depth == 0 {
-		return in.decodeLeaf(root, at, in.block, rootOff)
+	node, err := in.extentRoot()
+	if err != nil {
+		return mapLeaf{}, err
 	}
-	node, err := in.decodeIndex(root, at, in.block, rootOff)
-	for {
-		if err != nil {
-			return nil, err
-		}
+	if node == nil {
+		return *in.rootLeaf.Load(), nil
+	}
+	for depth := node.depth - 1; ; depth-- {
 		x, bounds, ok := node.child(b)
 		if !ok { // before the first entry: a hole
-			return &mapLeaf{owner: in.ino, first: bounds.First, end: bounds.End}, nil
+			return mapLeaf{owner: in.ino, first: bounds.First, end: bounds.End}, nil
 		}
-		depth--
 		if depth == 0 {
-			return in.leafBlock(x.Leaf, bounds)
+			l, err := in.leafBlock(x.Leaf, bounds)
+			if err != nil {
+				return mapLeaf{}, err
+			}
+			return *l, nil
 		}
-		node, err = in.indexBlock(x.Leaf, bounds, depth)
+		if node, err = in.indexBlock(x.Leaf, bounds, depth); err != nil {
+			return mapLeaf{}, err
+		}
 	}
+}
+
+// extentRoot returns the index node in i_block, decoded once. It is nil if
+// i_block is a leaf, which then is in rootLeaf.
+func (in *Inode) extentRoot() (*mapIndex, error) {
+	if x := in.rootIndex.Load(); x != nil {
+		return x, nil
+	}
+	at := disk.ExtentBounds{End: maxLogical}
+	root, off := in.disk.Block[:], in.off+disk.IBlockOffset
+	if err := disk.CheckExtentHeader(in.ino, root, -1, in.block, off); err != nil {
+		return nil, err
+	}
+	if disk.DecodeExtentHeader(root).Depth == 0 {
+		l, err := in.decodeLeaf(root, at, in.block, off)
+		if err == nil {
+			in.rootLeaf.Store(l)
+		}
+		return nil, err
+	}
+	x, err := in.decodeIndex(root, at, in.block, off)
+	if err == nil {
+		in.rootIndex.Store(x)
+	}
+	return x, err
 }
 
 func (in *Inode) leafBlock(n disk.PBlock, at disk.ExtentBounds) (*mapLeaf, error) {

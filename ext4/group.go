@@ -12,7 +12,7 @@ type groupBlock struct {
 	errs  []error // by descriptor; nil if all are good
 }
 
-func (b *groupBlock) weight() uint32 { return uint32(len(b.descs)) * 64 }
+func (b *groupBlock) weight() uint32 { return uint32(len(b.descs))*80 + uint32(len(b.errs))*400 }
 
 // groupBlock returns descriptor block i of the copy that belongs to the
 // superblock in use.
@@ -173,22 +173,15 @@ func (fs *FS) uninitBlockBitmap(g disk.Group) ([]byte, error) {
 		}
 	}
 	mark(first, sb.BaseMetaBlocks(g))
-	// With flex_bg the metadata of any group of the same flex group may lie here.
-	lo, hi := g, g+1
-	if sb.Incompat.Has(disk.IncompatFlexBG) && sb.LogGroupsPerFlex > 0 {
-		size := uint64(1) << sb.LogGroupsPerFlex
-		lo = disk.Group(uint64(g) / size * size)
-		hi = disk.Group(min(uint64(lo)+size, sb.Groups()))
+	// Its own metadata, where they lie here. A group that holds those of others
+	// has a bitmap.
+	d, err := fs.groupDesc(g)
+	if err != nil {
+		return nil, err
 	}
-	for i := lo; i < hi; i++ {
-		d, err := fs.groupDesc(i)
-		if err != nil {
-			return nil, err
-		}
-		mark(d.BlockBitmap, 1)
-		mark(d.InodeBitmap, 1)
-		mark(d.InodeTable, uint64(sb.ItableBlocks()))
-	}
+	mark(d.BlockBitmap, 1)
+	mark(d.InodeBitmap, 1)
+	mark(d.InodeTable, uint64(sb.ItableBlocks()))
 	for c := (n + 1<<cb - 1) >> cb; c < uint64(sb.BlocksPerGroup)>>cb; c++ {
 		out[c/8] |= 1 << (c % 8)
 	}

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 
 	"e4go/ext4/disk"
@@ -15,57 +16,83 @@ import (
 
 // entryHash is the hash and minor hash of an entry: of its stored name, or
 // carried in the entry in directories that are both encrypted and casefolded.
-func (in *Inode) entryHash(e disk.Dirent, name, raw []byte) (hash, minor uint32) {
-	if in.encrypted() && in.disk.Flags.Has(disk.FlagCasefold) {
+// v is the directory's hashVersion.
+func (in *Inode) entryHash(v disk.HashVersion, e disk.Dirent, name, raw []byte) (hash, minor uint32) {
+	if in.hashInDirent() {
 		hash, minor, _ = disk.DirentHash(raw, e.NameLen, e.RecLen)
 		return hash, minor
 	}
-	hash, minor, _ = disk.NameHash(in.hashVersion(), in.fs.sb.HashSeed, in.hashedForm(name))
+	hash, minor, _ = disk.NameHash(v, in.fs.sb.HashSeed, in.hashedForm(name))
 	return hash, minor
 }
 
+// hashInDirent reports whether the entries carry their hashes (ext4_hash_in_dirent).
+func (in *Inode) hashInDirent() bool {
+	return in.encrypted() && in.disk.Flags.Has(disk.FlagCasefold)
+}
+
 // hashVersion is what the directory's names are hashed with: what its root
-// says, or the default of the file system while it has none that can be read. (Who
-// needs the root itself meets the error.)
-func (in *Inode) hashVersion() disk.HashVersion {
+// says, or the default of the file system while it has none, or one that is
+// corrupt. (Who needs the root itself meets that error.)
+func (in *Inode) hashVersion() (disk.HashVersion, error) {
 	v := disk.HashVersion(in.fs.sb.DefHashVersion)
 	if in.disk.Flags.Has(disk.FlagIndex) && !in.HasInlineData() {
-		if data, _, err := in.dxBlock(0); err == nil {
+		switch data, err := in.dxRoot(); {
+		case err == nil:
 			v = disk.DecodeDxRoot(data).HashVersion
+		case !errors.Is(err, disk.ErrCorrupt):
+			return 0, err
 		}
 	}
 	if v > disk.HashTeaUnsigned {
 		v = disk.HashHalfMD4
 	}
-	return in.fs.sb.EffectiveHash(v)
+	return in.fs.sb.EffectiveHash(v), nil
 }
 
-// dxBlock returns block b of the index, verified, and where it lies.
-func (in *Inode) dxBlock(b disk.LBlock) ([]byte, disk.PBlock, error) {
+// dxRoot returns block 0 of the directory, verified as the root of its index.
+func (in *Inode) dxRoot() ([]byte, error) {
+	phys, err := in.dirPhysical(0)
+	if err != nil {
+		return nil, err
+	}
+	return in.fs.meta(kindDxRoot, phys, in.ino, func(data []byte) error {
+		if err := disk.CheckDxRoot(&in.fs.sb, in.ino, data, phys); err != nil {
+			return err
+		}
+		// dx_probe: the keyed hash, where and only where entries carry it.
+		if v := disk.DecodeDxRoot(data).HashVersion; (v == disk.HashSip) != in.hashInDirent() {
+			return &disk.CorruptError{Struct: "hash tree root of directory", Num: uint64(in.ino), Block: phys, Off: 0x1c,
+				Field: "hash_version", Have: v.String(), Want: "siphash in encrypted, casefolded directories only"}
+		}
+		return disk.CheckDxNode(&in.fs.sb, in.ino, disk.DxRootNode(data), in.seed, phys)
+	})
+}
+
+// dxInner returns the interior node of the index in block b, verified.
+func (in *Inode) dxInner(b disk.LBlock) (disk.DxNode, error) {
 	phys, err := in.dirPhysical(b)
 	if err != nil {
-		return nil, 0, err
+		return disk.DxNode{}, err
 	}
-	data, err := in.fs.meta(kindDx, phys, in.ino, func(data []byte) error {
-		if b == 0 {
-			if err := disk.CheckDxRoot(&in.fs.sb, in.ino, data, phys); err != nil {
-				return err
-			}
-			return disk.CheckDxNode(&in.fs.sb, in.ino, disk.DxRootNode(data), in.seed, phys)
-		}
-		if !in.isDxBlock(b, data) {
+	data, err := in.fs.meta(kindDxInner, phys, in.ino, func(data []byte) error {
+		if e := disk.DecodeDirent(data, len(data)); e.Ino != 0 || e.RecLen != len(data) || e.NameLen != 0 {
 			return &disk.CorruptError{Struct: "hash tree node of directory", Num: uint64(in.ino), Block: phys, Off: 4,
-				Field: "fake.rec_len", Have: fmt.Sprint(disk.DecodeDirent(data, len(data)).RecLen), Want: fmt.Sprintf("one empty entry of %d bytes", len(data))}
+				Field: "fake.rec_len", Have: fmt.Sprint(e.RecLen), Want: fmt.Sprintf("one empty entry of %d bytes", len(data))}
 		}
 		return disk.CheckDxNode(&in.fs.sb, in.ino, disk.DxInnerNode(data), in.seed, phys)
 	})
-	return data, phys, err
+	if err != nil {
+		return disk.DxNode{}, err
+	}
+	return disk.DxInnerNode(data), nil
 }
 
 // dxWalk goes through the leaves of an index in order of their hashes.
 type dxWalk struct {
 	in     *Inode
-	frames []dxFrame // from the root to the lowest node
+	frames []dxFrame // from the root to the lowest node; fewer than levels behind an error
+	levels int       // of nodes
 	left   uint64    // leaves that there may still be: no more than the directory has blocks
 }
 
@@ -74,60 +101,72 @@ type dxFrame struct {
 	at   int
 }
 
-// dxWalk returns a walk that stands at the leaf where hash belongs.
+// dxWalk returns a walk that stands at the leaf where hash belongs. If a node
+// on the way there cannot be read, the walk comes with the error, and can go on behind it.
 func (in *Inode) dxWalk(hash uint32) (*dxWalk, error) {
-	w := &dxWalk{in: in, left: uint64(in.Size()) >> in.fs.sb.BlockBits()}
-	data, _, err := in.dxBlock(0)
+	data, err := in.dxRoot()
 	if err != nil {
 		return nil, err
 	}
+	w := &dxWalk{
+		in: in, levels: int(disk.DecodeDxRoot(data).Levels) + 1,
+		left: min(uint64(in.Size())>>in.fs.sb.BlockBits(), in.fs.deviceBlocks()),
+	}
 	node := disk.DxRootNode(data)
-	for levels := int(disk.DecodeDxRoot(data).Levels); ; levels-- {
+	for {
 		at := node.Find(hash)
 		w.frames = append(w.frames, dxFrame{node, at})
-		if levels == 0 {
+		if len(w.frames) == w.levels {
 			return w, nil
 		}
-		if data, _, err = in.dxBlock(node.Entry(at).Block); err != nil {
-			return nil, err
+		if node, err = in.dxInner(node.Entry(at).Block); err != nil {
+			return w, err
 		}
-		node = disk.DxInnerNode(data)
 	}
 }
 
 // leaf is the block of the leaf that the walk stands at.
 func (w *dxWalk) leaf() (disk.LBlock, error) {
 	if w.left == 0 {
-		return 0, &disk.CorruptError{Struct: "hash tree of directory", Num: uint64(w.in.ino), Block: w.in.block, Off: w.in.off,
-			Field: "leaves", Have: "more than blocks", Want: fmt.Sprintf("at most %d", w.in.Size()>>w.in.fs.sb.BlockBits())}
+		return 0, w.tooManyLeaves()
 	}
 	w.left--
 	f := w.frames[len(w.frames)-1]
 	return f.node.Entry(f.at).Block, nil
 }
 
+func (w *dxWalk) tooManyLeaves() error {
+	return &disk.CorruptError{Struct: "hash tree of directory", Num: uint64(w.in.ino), Block: w.in.block, Off: w.in.off,
+		Field: "leaves", Have: "more than blocks", Want: fmt.Sprintf("at most %d", w.in.Size()>>w.in.fs.sb.BlockBits())}
+}
+
 // advance moves to the next leaf. more is false when there is none; continued
 // says that it begins with names of the hash that the one before ended with.
+// Behind an error it may be called again, and goes on behind the node that cannot be read.
 func (w *dxWalk) advance() (more, continued bool, err error) {
-	i := len(w.frames) - 1
-	for ; ; i-- {
-		if i < 0 {
+	for {
+		if len(w.frames) == 0 {
 			return false, false, nil
 		}
-		if f := &w.frames[i]; f.at+1 < f.node.Count() {
+		if f := &w.frames[len(w.frames)-1]; f.at+1 < f.node.Count() {
 			f.at++
 			break
 		}
+		w.frames = w.frames[:len(w.frames)-1]
 	}
-	e := w.frames[i].node.Entry(w.frames[i].at)
+	f := w.frames[len(w.frames)-1]
+	e := f.node.Entry(f.at)
 	continued = e.Hash&1 != 0
-	for i++; i < len(w.frames); i++ {
-		data, _, err := w.in.dxBlock(e.Block)
+	for len(w.frames) < w.levels {
+		node, err := w.in.dxInner(e.Block)
 		if err != nil {
 			return true, false, err
 		}
-		w.frames[i] = dxFrame{disk.DxInnerNode(data), 0}
-		e = w.frames[i].node.Entry(0)
+		w.frames = append(w.frames, dxFrame{node, 0})
+		e = node.Entry(0)
 	}
 	return true, continued, nil
 }
+
+// broken reports whether the walk stands at no leaf, but at a node that cannot be read.
+func (w *dxWalk) broken() bool { return len(w.frames) < w.levels }

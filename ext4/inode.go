@@ -27,11 +27,13 @@ type Inode struct {
 	off   int         // immutable
 	seed  uint32      // immutable: the disk.InodeSeed of what belongs to it
 
-	// hint is the map leaf that answered last.
-	hint atomic.Pointer[mapLeaf]
+	// What i_block says, decoded by the first who asks: a leaf, or the index
+	// node above the leaves. Both are small, and once stored never change.
+	rootLeaf  atomic.Pointer[mapLeaf]
+	rootIndex atomic.Pointer[mapIndex]
 }
 
-func (in *Inode) weight() uint32 { return uint32(len(in.raw)) + 512 }
+func (in *Inode) weight() uint32 { return uint32(len(in.raw)) + 1024 }
 
 // Inode returns inode number ino, in use or not. It fails with a wrapped
 // ENOENT if the file system has no such number, and with a *disk.CorruptError

@@ -136,6 +136,10 @@ func (fs *FS) journalBackup() (*Inode, error) {
 	return in, nil
 }
 
+// maxJournalExtents is how many pieces of a journal are believed: the largest
+// that mke2fs makes has ten million blocks, in long runs.
+const maxJournalExtents = 1 << 20
+
 func (fs *FS) journalExtents(inode func() (*Inode, error)) (jbd2.Location, error) {
 	loc := jbd2.Location{Dev: fs.dev, BlockSize: fs.sb.BlockSize()}
 	in, err := inode()
@@ -155,6 +159,10 @@ func (fs *FS) journalExtents(inode func() (*Inode, error)) (jbd2.Location, error
 		if m.State == MapHole {
 			return loc, &disk.CorruptError{Struct: "journal inode", Num: uint64(in.ino), Block: in.block, Off: in.off + disk.IBlockOffset,
 				Field: "i_block", Have: fmt.Sprintf("a hole at block %d", b), Want: fmt.Sprintf("blocks 0 to %d", blocks-1)}
+		}
+		if len(loc.Extents) == maxJournalExtents {
+			return loc, &disk.CorruptError{Struct: "journal inode", Num: uint64(in.ino), Block: in.block, Off: in.off + disk.IBlockOffset,
+				Field: "i_block", Have: fmt.Sprintf("more than %d pieces", len(loc.Extents)), Want: "a journal of fewer pieces"}
 		}
 		end := min(m.End(), blocks)
 		loc.Extents = append(loc.Extents, jbd2.Extent{

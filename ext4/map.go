@@ -44,7 +44,7 @@ type mapLeaf struct {
 	runs  []Mapping
 }
 
-func (l *mapLeaf) weight() uint32 { return uint32(len(l.runs))*32 + 64 }
+func (l *mapLeaf) weight() uint32 { return uint32(cap(l.runs))*32 + 64 }
 
 // add appends a run behind the last, or lengthens the last.
 func (l *mapLeaf) add(m Mapping) {
@@ -81,18 +81,13 @@ const holeLeaves = 16
 
 // Map returns the whole run of blocks that covers block b of the file. It may
 // begin before b. A hole reaches to the next block in use or to 2^32; one that
-// spans many leaves of a tree may come in pieces. Map fails with [ErrInline]
-// if the inode has no blocks but holds its data itself, and with a
-// *disk.CorruptError.
+// spans many leaves of a tree may come in pieces, and so does a run that goes
+// on in the next leaf. Map fails with [ErrInline] if the inode has no blocks but holds
+// its data itself, and with a *disk.CorruptError.
 //
-// The first answer from a leaf decodes it; later ones come from the cache and
-// allocate nothing.
+// The first answer from a leaf decodes it; later ones come from the inode or
+// the cache and allocate nothing.
 func (in *Inode) Map(b disk.LBlock) (Mapping, error) {
-	if l := in.hint.Load(); l != nil && b >= l.first && uint64(b) < l.end {
-		if m := l.find(b); m.State != MapHole || m.End() < l.end || l.end == maxLogical {
-			return m, nil
-		}
-	}
 	if in.HasInlineData() {
 		return Mapping{}, ErrInline
 	}
@@ -103,7 +98,6 @@ func (in *Inode) Map(b disk.LBlock) (Mapping, error) {
 	if err != nil {
 		return Mapping{}, err
 	}
-	in.hint.Store(leaf)
 	m := leaf.find(b)
 	for i := 0; i < holeLeaves && m.State == MapHole && m.End() == leaf.end && leaf.end < maxLogical; i++ {
 		leaf, err = in.mapLeaf(disk.LBlock(leaf.end))
@@ -137,7 +131,7 @@ func (in *Inode) mapped() bool {
 }
 
 // mapLeaf returns the leaf that covers block b.
-func (in *Inode) mapLeaf(b disk.LBlock) (*mapLeaf, error) {
+func (in *Inode) mapLeaf(b disk.LBlock) (mapLeaf, error) {
 	if in.disk.Flags.Has(disk.FlagExtents) {
 		return in.extentLeaf(b)
 	}

@@ -13,6 +13,9 @@ import (
 // maxLinks is how many symbolic links one path may lead through (MAXSYMLINKS).
 const maxLinks = 40
 
+// maxPath is PATH_MAX: the target of a link that is followed is shorter.
+const maxPath = 4096
+
 // Lookup returns the inode that name stands for in directory dir. It fails
 // with unix.ENOENT, ENOTDIR or ENAMETOOLONG, or with a *disk.CorruptError. In
 // an encrypted directory the names are those that a listing without the key shows.
@@ -48,14 +51,19 @@ func (fs *FS) LookupIno(dir *Inode, name string) (disk.Ino, error) {
 	}
 	switch {
 	case dir.HasInlineData():
-		err = dir.inlineEntries(func(e disk.Dirent, stored, raw []byte) bool { return each(e, stored, raw, 0) })
+		err = dir.inlineEntries(each)
 	case dir.disk.Flags.Has(disk.FlagIndex) && fs.sb.Compat.Has(disk.CompatDirIndex) && m.hashed:
 		err = dir.lookupTree(m.hash, &found, each)
-		if err == errBadIndex {
+		// The hash of a folded name depends on the tables that whoever stored it
+		// had: what is not where it should be may be elsewhere.
+		if err == errBadIndex || err == nil && found == 0 && dir.foldFallback() {
 			err = dir.lookupLinear(&found, each)
 		}
 	default:
 		err = dir.lookupLinear(&found, each)
+	}
+	if found == dir.ino {
+		return 0, dir.badEntry(name, found, "another inode than the directory itself")
 	}
 	if found != 0 {
 		return found, nil
@@ -66,9 +74,19 @@ func (fs *FS) LookupIno(dir *Inode, name string) (disk.Ino, error) {
 	return 0, err
 }
 
+// badEntry reports the entry name, which names an inode that it may not.
+func (in *Inode) badEntry(name string, ino disk.Ino, want string) error {
+	return &disk.CorruptError{Struct: "directory", Num: uint64(in.ino), Block: in.block, Off: in.off,
+		Field: fmt.Sprintf("entry %q", name), Have: fmt.Sprintf("inode %d", ino), Want: want}
+}
+
 // errBadIndex says that the index of a directory cannot be used, so that all
 // blocks have to be searched (ERR_BAD_DX_DIR).
 var errBadIndex = errors.New("directory index unusable")
+
+// maxCollisionLeaves is how many leaves are searched for names of one hash. A
+// tree that claims more leads to the same ones again and again.
+const maxCollisionLeaves = 1 << 14
 
 // lookupTree searches the leaves that may hold names with the hash.
 func (in *Inode) lookupTree(hash uint32, found *disk.Ino, each func(e disk.Dirent, name, raw []byte, off int) bool) error {
@@ -79,7 +97,7 @@ func (in *Inode) lookupTree(hash uint32, found *disk.Ino, each func(e disk.Diren
 	if err != nil {
 		return err
 	}
-	for {
+	for range maxCollisionLeaves {
 		leaf, err := w.leaf()
 		if err == nil {
 			err = in.blockEntries(leaf, each)
@@ -93,6 +111,7 @@ func (in *Inode) lookupTree(hash uint32, found *disk.Ino, each func(e disk.Diren
 			return err
 		}
 	}
+	return w.tooManyLeaves()
 }
 
 // hash is the hash where the walk stands.
@@ -109,29 +128,32 @@ func (w *dxWalk) hash() uint32 {
 // read, and returns the first error if the name is nowhere else.
 func (in *Inode) lookupLinear(found *disk.Ino, each func(e disk.Dirent, name, raw []byte, off int) bool) error {
 	var first error
-	note := func(err error) {
-		if first == nil {
-			first = err
-		}
-	}
-	blocks, left := uint64(in.Size())>>in.fs.sb.BlockBits(), in.fs.deviceBlocks()
-	for b := uint64(0); b < min(blocks, maxLogical) && *found == 0; b++ {
+	seen := make(map[disk.PBlock]bool)
+	blocks := uint64(max(in.Size(), 0)) >> in.fs.sb.BlockBits()
+	for b, errs := uint64(0), 0; b < min(blocks, maxLogical) && *found == 0 && errs < maxDirErrors; b++ {
 		m, err := in.Map(disk.LBlock(b))
-		if err != nil {
-			note(err)
-			break
-		}
-		if m.State != MapWritten {
+		if err == nil && m.State != MapWritten {
 			b = m.End() - 1
 			continue
 		}
-		if left == 0 {
-			note(in.tooManyBlocks())
-			break
+		end := err != nil // the map itself
+		if err == nil {
+			phys := m.Physical + disk.PBlock(b-uint64(m.Logical))
+			if seen[phys] {
+				err = in.mappedTwice(disk.LBlock(b), phys)
+			} else {
+				seen[phys] = true
+				err = in.blockEntries(disk.LBlock(b), each)
+			}
 		}
-		left--
-		if err := in.blockEntries(disk.LBlock(b), each); err != nil {
-			note(err)
+		if err != nil {
+			errs++
+			if first == nil {
+				first = err
+			}
+		}
+		if end {
+			break
 		}
 	}
 	return first
@@ -156,21 +178,27 @@ func (fs *FS) resolve(root, at *Inode, path, done string, followLast bool, links
 	}
 	parts := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 	for i, name := range parts {
-		done += "/" + name
+		fail := func(err error) error { return fmt.Errorf("%s/%s: %w", done, strings.Join(parts[:i+1], "/"), err) }
+		if name == ".." && at.ino == disk.RootIno {
+			continue // whatever its entry .. says
+		}
 		next, err := fs.Lookup(at, name)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", done, err)
+			return nil, fail(err)
 		}
 		last := i == len(parts)-1 && !strings.HasSuffix(path, "/")
 		if next.Type() == disk.ModeLink && (!last || followLast) {
 			if *links++; *links > maxLinks {
-				return nil, fmt.Errorf("%s: %w", done, unix.ELOOP)
+				return nil, fail(unix.ELOOP)
 			}
 			target, err := next.Readlink()
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", done, err)
+			if err == nil && len(target) >= maxPath {
+				err = unix.ENAMETOOLONG
 			}
-			if next, err = fs.resolve(root, at, target, done+" -> ", true, links); err != nil {
+			if err != nil {
+				return nil, fail(err)
+			}
+			if next, err = fs.resolve(root, at, target, done+"/"+strings.Join(parts[:i+1], "/")+" -> ", true, links); err != nil {
 				return nil, err
 			}
 		}

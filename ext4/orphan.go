@@ -6,6 +6,10 @@ import (
 	"e4go/ext4/disk"
 )
 
+// maxOrphanFile is the size in bytes that an orphan file has at most: 512 of
+// the largest blocks, the most that mke2fs makes.
+const maxOrphanFile = 512 << disk.MaxBlockLog
+
 // Orphans returns the inodes that were unlinked while open, or being
 // truncated, when the file system was last used: those of the list that starts
 // in the superblock and goes on through i_dtime, then those of the orphan file.
@@ -33,6 +37,9 @@ func (fs *FS) Orphans() ([]disk.Ino, error) {
 	if err != nil {
 		return out, fmt.Errorf("orphan file: %w", err)
 	}
+	if file.Size() < 0 || file.Size() > maxOrphanFile {
+		return out, file.corruptSize(fmt.Sprintf("at most %d for the orphan file", maxOrphanFile))
+	}
 	data := make([]byte, fs.sb.BlockSize())
 	for b := int64(0); b < file.Size()>>fs.sb.BlockBits(); b++ {
 		m, err := file.mapAt(b << fs.sb.BlockBits())
@@ -50,7 +57,14 @@ func (fs *FS) Orphans() ([]disk.Ino, error) {
 		if err := disk.CheckOrphanBlock(&fs.sb, data, file.seed, phys); err != nil {
 			return out, err
 		}
-		out = append(out, disk.OrphanInos(data)...)
+		for _, ino := range disk.OrphanInos(data) {
+			if !fs.sb.ValidIno(ino) || seen[ino] {
+				return out, &disk.CorruptError{Struct: "orphan file block", Num: uint64(b), Block: phys, Field: "inode",
+					Have: fmt.Sprint(ino), Want: fmt.Sprintf("at most %d, each once", fs.sb.Inodes)}
+			}
+			seen[ino] = true
+			out = append(out, ino)
+		}
 	}
 	return out, nil
 }

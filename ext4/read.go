@@ -35,6 +35,9 @@ func (in *Inode) readAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read inode %d at %d: %w", in.ino, off, unix.EINVAL)
 	}
+	if size < 0 || uint64(size) > maxLogical<<in.fs.sb.BlockBits() {
+		return 0, in.corruptSize("at most 2^32 blocks")
+	}
 	if off >= size {
 		return 0, io.EOF
 	}
@@ -83,8 +86,7 @@ func (in *Inode) readAt(p []byte, off int64) (int, error) {
 func (in *Inode) mapAt(off int64) (Mapping, error) {
 	b := off >> in.fs.sb.BlockBits()
 	if b >= maxLogical {
-		return Mapping{}, &disk.CorruptError{Struct: "inode", Num: uint64(in.ino), Block: in.block, Off: in.off + 4, Field: "i_size",
-			Have: fmt.Sprint(in.Size()), Want: "at most 2^32 blocks"}
+		return Mapping{}, in.corruptSize("at most 2^32 blocks")
 	}
 	return in.Map(disk.LBlock(b))
 }

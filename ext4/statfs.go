@@ -1,8 +1,10 @@
 package ext4
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"e4go/ext4/disk"
 )
@@ -96,18 +98,34 @@ func (fs *FS) addUp() (*overhead, error) {
 }
 
 // addBigallocOverhead counts the clusters that metadata touch: several kinds
-// may share one.
+// may share one, and with flex_bg those of one group lie in another.
 func (fs *FS) addBigallocOverhead(o *overhead) error {
 	sb := &fs.sb
-	cb := sb.ClusterBits()
+	type run struct{ first, last uint64 } // clusters
+	var runs []run
+	add := func(b disk.PBlock, n uint64) {
+		if n == 0 {
+			return
+		}
+		at := uint64(b) - uint64(sb.FirstDataBlock)
+		runs = append(runs, run{at >> sb.ClusterBits(), (at + n - 1) >> sb.ClusterBits()})
+	}
 	for g := range sb.Groups() {
-		bm, err := fs.uninitBlockBitmap(disk.Group(g))
+		d, err := fs.groupDesc(disk.Group(g))
 		if err != nil {
 			return err
 		}
-		clusters := (uint64(sb.BlocksInGroup(disk.Group(g))) + 1<<cb - 1) >> cb
-		for c := range clusters {
-			o.metaClusters += uint64(bm[c/8] >> (c % 8) & 1)
+		add(sb.FirstBlock(disk.Group(g)), min(sb.BaseMetaBlocks(disk.Group(g)), uint64(sb.BlocksInGroup(disk.Group(g)))))
+		add(d.BlockBitmap, 1)
+		add(d.InodeBitmap, 1)
+		add(d.InodeTable, uint64(sb.ItableBlocks()))
+	}
+	slices.SortFunc(runs, func(a, b run) int { return cmp.Compare(a.first, b.first) })
+	next := uint64(0) // the first cluster that is not counted
+	for _, r := range runs {
+		if r.last >= next {
+			o.metaClusters += r.last + 1 - max(r.first, next)
+			next = r.last + 1
 		}
 	}
 	return nil

@@ -112,14 +112,26 @@ func (in *Inode) value(x *storedXattr) ([]byte, error) {
 	return b, nil
 }
 
+// maxXattrBytes is how much [Inode.Xattrs] returns: many entries may name the
+// same large EA inode, or one that is a hole.
+const maxXattrBytes = 2 * disk.MaxXattrValue
+
 // Xattrs returns all xattrs, those of hidden namespaces too. With the first
 // *disk.CorruptError met it returns what could be read.
 func (in *Inode) Xattrs() ([]Xattr, error) {
 	list, first := in.stored()
 	var out []Xattr
+	left := uint64(maxXattrBytes)
 	for i := range list {
 		x := &list[i]
-		v, err := in.value(x)
+		v, err := []byte(nil), error(nil)
+		if size := uint64(x.ValueSize); size > left {
+			err = &disk.CorruptError{Struct: "xattr of inode", Num: uint64(in.ino), Block: in.block, Off: in.off, Field: x.name() + " size",
+				Have: fmt.Sprint(size), Want: fmt.Sprintf("at most %d bytes in all values together", maxXattrBytes)}
+		} else {
+			left -= size
+			v, err = in.value(x)
+		}
 		if err != nil {
 			if first == nil {
 				first = err

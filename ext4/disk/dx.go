@@ -166,8 +166,8 @@ func CheckDxRoot(sb *Superblock, dir Ino, b []byte, blk PBlock) error {
 	switch {
 	case le.Uint32(b[dxRootInfoAt:]) != 0:
 		return bad(dxRootInfoAt, "reserved_zero", fmt.Sprintf("%#x", le.Uint32(b[dxRootInfoAt:])), "0")
-	case r.HashVersion > HashSip:
-		return bad(dxRootInfoAt+4, "hash_version", fmt.Sprint(uint8(r.HashVersion)), "at most 6")
+	case r.HashVersion > HashTea && r.HashVersion != HashSip: // s_flags alone says that chars are unsigned
+		return bad(dxRootInfoAt+4, "hash_version", fmt.Sprint(uint8(r.HashVersion)), "0, 1, 2 or 6")
 	case r.InfoLength != dxRootLen:
 		return bad(dxRootInfoAt+5, "info_length", fmt.Sprint(r.InfoLength), "8")
 	case r.Levels > maxLevels:

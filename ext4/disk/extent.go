@@ -9,6 +9,7 @@ const (
 	ExtentMaxDepth   = 5  // EXT4_MAX_EXTENT_DEPTH
 	ExtentTailSize   = 4  // et_checksum
 	maxInitLen       = 32768
+	extMaxBlocks     = 1<<32 - 1 // EXT_MAX_BLOCKS: the end of the longest file
 )
 
 // ExtentHeader is struct ext4_extent_header, at the start of each node.
@@ -190,8 +191,8 @@ func CheckExtentEntry(sb *Superblock, owner Ino, b []byte, i int, in ExtentBound
 		return bad(4, "ee_len", "0", "1 to 32768")
 	case !sb.ValidRange(e.Start, uint64(e.Len)):
 		return bad(8, "ee_start", fmt.Sprintf("%d, length %d", e.Start, e.Len), fmt.Sprintf("blocks below %d", sb.Blocks))
-	case e.Block < in.First || uint64(e.Block)+uint64(e.Len) > in.End:
-		return bad(0, "ee_block", fmt.Sprintf("%d, length %d", e.Block, e.Len), fmt.Sprintf("within %d to %d, as its parent says", in.First, in.End-1))
+	case e.Block < in.First || uint64(e.Block)+uint64(e.Len) > min(in.End, extMaxBlocks):
+		return bad(0, "ee_block", fmt.Sprintf("%d, length %d", e.Block, e.Len), fmt.Sprintf("within %d to %d, as its parent says", in.First, min(in.End, extMaxBlocks)-1))
 	}
 	if i > 0 {
 		if prev := DecodeExtent(ExtentEntry(b, i-1)); uint64(e.Block) < uint64(prev.Block)+uint64(prev.Len) {

@@ -100,8 +100,8 @@ var (
 		0x8000: "inline_data", 0x10000: "encrypt", 0x20000: "casefold",
 	}}
 	roCompatNames = bitNames{"R", map[uint32]string{
-		0x1: "sparse_super", 0x2: "large_file", 0x4: "btree_dir", 0x8: "huge_file", 0x10: "uninit_bg", 0x20: "dir_nlink", 0x40: "extra_isize",
-		0x80: "snapshot", 0x100: "quota", 0x200: "bigalloc", 0x400: "metadata_csum", 0x800: "replica", 0x1000: "read-only", 0x2000: "project",
+		0x1: "sparse_super", 0x2: "large_file", 0x8: "huge_file", 0x10: "uninit_bg", 0x20: "dir_nlink", 0x40: "extra_isize",
+		0x100: "quota", 0x200: "bigalloc", 0x400: "metadata_csum", 0x800: "replica", 0x1000: "read-only", 0x2000: "project",
 		0x4000: "shared_blocks", 0x8000: "verity", 0x10000: "orphan_present",
 	}}
 )

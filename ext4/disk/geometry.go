@@ -137,23 +137,18 @@ func (sb *Superblock) DescBlock(super PBlock, i uint64) PBlock {
 		return super + 1 + PBlock(i)
 	}
 	g := Group(i * uint64(sb.DescPerBlock()))
+	// A backup superblock goes with the second copy in each meta group.
+	if super > 1 && uint64(g)+1 < sb.Groups() {
+		g++
+	}
 	b := sb.FirstBlock(g)
 	if sb.HasSuper(g) {
 		b++
 	}
 	// With blocks of 1 KiB and bigalloc, group 0 starts at block 0, where the
 	// boot block is, and the superblock is block 1.
-	if sb.BlockSize() == 1024 && i == 0 && sb.FirstDataBlock == 0 {
+	if sb.BlockSize() == 1024 && g == 0 && sb.FirstDataBlock == 0 {
 		b++
-	}
-	// A backup superblock goes with the second copy in each meta group.
-	if super > 1 && b+PBlock(sb.BlocksPerGroup) < PBlock(sb.Blocks) {
-		b += PBlock(sb.BlocksPerGroup)
-		if g2 := g + 1; sb.HasSuper(g) && !sb.HasSuper(g2) {
-			b--
-		} else if !sb.HasSuper(g) && sb.HasSuper(g2) {
-			b++
-		}
 	}
 	return b
 }

@@ -168,11 +168,12 @@ func CheckGroupDesc(sb *Superblock, group Group, b []byte, blk PBlock, off int) 
 		{0x04, "bg_inode_bitmap", g.InodeBitmap, 1},
 		{0x08, "bg_inode_table", g.InodeTable, uint64(sb.ItableBlocks())},
 	} {
-		first, last := sb.FirstDataBlock, sb.Blocks
+		first, last := uint64(sb.FirstDataBlock), sb.Blocks
 		if !sb.Incompat.Has(IncompatFlexBG) {
-			first, last = uint32(sb.FirstBlock(group)), uint64(sb.FirstBlock(group))+uint64(sb.BlocksInGroup(group))
+			first = uint64(sb.FirstBlock(group))
+			last = first + uint64(sb.BlocksInGroup(group))
 		}
-		if uint64(p.block) < uint64(first) || uint64(p.block) >= last || p.n > last-uint64(p.block) {
+		if uint64(p.block) < first || uint64(p.block) >= last || p.n > last-uint64(p.block) {
 			return bad(p.at, p.field, fmt.Sprint(p.block), fmt.Sprintf("%d blocks within %d to %d", p.n, first, last-1))
 		}
 	}

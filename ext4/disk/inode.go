@@ -305,19 +305,20 @@ func (in *Inode) XattrBlock(sb *Superblock) PBlock {
 
 // FastSymlink reports whether the target of a symbolic link stands in i_block
 // itself (ext4_inode_is_fast_symlink): no inline data, no blocks but those of
-// its xattrs, and a target shorter than i_block.
+// its xattrs, and a target shorter than i_block. With the ea_inode feature
+// i_blocks counts xattr values in inodes of their own too, and the length decides alone.
 func (in *Inode) FastSymlink(sb *Superblock) bool {
-	if in.Mode.Type() != ModeLink || in.Flags.Has(FlagInlineData) {
+	if in.Mode.Type() != ModeLink || in.Flags.Has(FlagInlineData) || in.FileSize(sb) >= IBlockSize {
 		return false
 	}
-	if in.Flags.Has(FlagEAInode) {
-		return false
+	if sb.Incompat.Has(IncompatEAInode) {
+		return in.FileSize(sb) > 0
 	}
 	var ea uint64
 	if in.XattrBlock(sb) != 0 {
 		ea = uint64(sb.BlockSize()<<sb.ClusterBits()) >> 9
 	}
-	return in.Sectors(sb) == ea && in.FileSize(sb) < IBlockSize
+	return in.Sectors(sb) == ea
 }
 
 // Dev is the device number of a character or block device: the old form, 8

@@ -58,9 +58,9 @@ type ErrorRecord struct {
 // Superblock is struct ext4_super_block. Halves are joined, text is cut at its
 // first NUL, times are whole seconds (40 bits on disk).
 //
-// In revision 0 the fields from 0x54 on mean nothing; [DecodeSuperblock]
-// fills FirstIno and InodeSize with the constants of that revision and leaves
-// the features empty, as the kernel does.
+// In revision 0 s_first_ino and s_inode_size mean nothing; [DecodeSuperblock]
+// fills FirstIno and InodeSize with the constants of that revision. All else
+// counts in every revision: the kernel warns of features in revision 0, and heeds them.
 type Superblock struct {
 	Inodes           uint32     // s_inodes_count
 	Blocks           uint64     // s_blocks_count
@@ -180,11 +180,10 @@ func DecodeSuperblock(b []byte) Superblock {
 		FirstIno:         GoodOldFirstIno,
 		InodeSize:        GoodOldInodeSize,
 	}
-	if sb.RevLevel == 0 {
-		return sb
+	if sb.RevLevel > 0 {
+		sb.FirstIno = Ino(le.Uint32(p[0x54:0x58]))
+		sb.InodeSize = le.Uint16(p[0x58:0x5a])
 	}
-	sb.FirstIno = Ino(le.Uint32(p[0x54:0x58]))
-	sb.InodeSize = le.Uint16(p[0x58:0x5a])
 	sb.BlockGroup = le.Uint16(p[0x5a:0x5c])
 	sb.Compat = Compat(le.Uint32(p[0x5c:0x60]))
 	sb.Incompat = Incompat(le.Uint32(p[0x60:0x64]))
@@ -263,8 +262,9 @@ func DecodeSuperblock(b []byte) Superblock {
 }
 
 // Put writes sb into b, the inverse of [DecodeSuperblock]. The bytes that
-// Superblock has no field for stay as they are, and so do, in revision 0, all
-// from 0x54 on and, without the 64bit feature, the high halves of the block counts.
+// Superblock has no field for stay as they are, and so do, in revision 0,
+// s_first_ino and s_inode_size and, without the 64bit feature, the high halves
+// of the block counts.
 func (sb *Superblock) Put(b []byte) {
 	p := (*[SuperblockSize]byte)(b)
 	le.PutUint32(p[0x00:0x04], sb.Inodes)
@@ -292,11 +292,10 @@ func (sb *Superblock) Put(b []byte) {
 	le.PutUint32(p[0x4c:0x50], sb.RevLevel)
 	le.PutUint16(p[0x50:0x52], sb.DefResUID)
 	le.PutUint16(p[0x52:0x54], sb.DefResGID)
-	if sb.RevLevel == 0 {
-		return
+	if sb.RevLevel > 0 {
+		le.PutUint32(p[0x54:0x58], uint32(sb.FirstIno))
+		le.PutUint16(p[0x58:0x5a], sb.InodeSize)
 	}
-	le.PutUint32(p[0x54:0x58], uint32(sb.FirstIno))
-	le.PutUint16(p[0x58:0x5a], sb.InodeSize)
 	le.PutUint16(p[0x5a:0x5c], sb.BlockGroup)
 	le.PutUint32(p[0x5c:0x60], uint32(sb.Compat))
 	le.PutUint32(p[0x60:0x64], uint32(sb.Incompat))
@@ -422,7 +421,7 @@ func CheckSuperblock(b []byte, off int64) error {
 		return bad(0x58, "s_inode_size", num(sb.InodeSize), fmt.Sprintf("a power of two from 128 to %d", bs))
 	case sb.FirstIno < GoodOldFirstIno && sb.RevLevel > 0:
 		return bad(0x54, "s_first_ino", num(sb.FirstIno), "at least 11")
-	case sb.Incompat.Has(Incompat64Bit) && (sb.DescSize < GroupDescSize64 || sb.DescSize > maxDescSize || bits.OnesCount16(sb.DescSize) != 1 || uint64(sb.DescSize) > bs):
+	case sb.Incompat.Has(Incompat64Bit) && (sb.DescSize < GroupDescSize64 || sb.DescSize > maxDescSize || bits.OnesCount16(sb.DescSize) != 1):
 		return bad(0xfe, "s_desc_size", num(sb.DescSize), "a power of two from 64 to 1024")
 	case sb.BlocksPerGroup == 0 || (!sb.ROCompat.Has(ROCompatBigalloc) && uint64(sb.BlocksPerGroup) > 8*bs):
 		return bad(0x20, "s_blocks_per_group", num(sb.BlocksPerGroup), fmt.Sprintf("1 to %d", 8*bs))
@@ -432,7 +431,7 @@ func CheckSuperblock(b []byte, off int64) error {
 		return bad(0x20, "s_blocks_per_group", num(sb.BlocksPerGroup), fmt.Sprintf("%d clusters of blocks", sb.ClustersPerGroup))
 	case sb.InodesPerGroup < uint32(bs/uint64(sb.InodeSize)) || uint64(sb.InodesPerGroup) > 8*bs:
 		return bad(0x28, "s_inodes_per_group", num(sb.InodesPerGroup), fmt.Sprintf("%d to %d", bs/uint64(sb.InodeSize), 8*bs))
-	case bs == 1024 && sb.FirstDataBlock == 0 && !sb.ROCompat.Has(ROCompatBigalloc), uint64(sb.FirstDataBlock) >= sb.Blocks:
+	case bs == 1024 && sb.FirstDataBlock == 0 && sb.ClusterBits() == 0, uint64(sb.FirstDataBlock) >= sb.Blocks:
 		return bad(0x14, "s_first_data_block", num(sb.FirstDataBlock), fmt.Sprintf("1 with blocks of 1024 bytes, and below the block count %d", sb.Blocks))
 	case sb.Blocks > 1<<48:
 		return bad(0x04, "s_blocks_count", num(sb.Blocks), "at most 2^48")

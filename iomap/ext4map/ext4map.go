@@ -118,28 +118,25 @@ func mapping(in *ext4.Inode, req iomap.Request, o Options) (iomap.Mapping, error
 	return m, nil
 }
 
-// hole answers with the hole run, which holds req.Pos, and those that follow on it:
-// a hole in a large tree comes in pieces. It is put together as far as the
-// query reaches.
+// hole answers with the hole run, which holds req.Pos, and those that follow on
+// it: a hole in a large map comes in pieces. It is put together as far as the
+// query reaches, and ends there if what follows is one more piece.
 func hole(in *ext4.Inode, run ext4.Mapping, req iomap.Request, o Options) (iomap.Mapping, error) {
-	bs := o.BlockSize
-	wanted := holeEnd(in, req, bs)
-	end := run.End()
-	for end < maxBlocks && end*bs < wanted {
+	first, wanted := uint64(run.Logical)*o.BlockSize, holeEnd(in, req, o.BlockSize)
+	for end := run.End(); end < maxBlocks; {
 		next, err := in.Map(disk.LBlock(end))
 		if err != nil {
 			return iomap.Mapping{}, err
 		}
-		if next.State != ext4.MapHole || next.End() <= end {
+		if next.State != ext4.MapHole {
+			return iomap.Hole(first, end*o.BlockSize-first), nil
+		}
+		if end*o.BlockSize >= wanted {
 			break
 		}
 		end = next.End()
 	}
-	first, last := uint64(run.Logical)*bs, end*bs
-	if end >= maxBlocks { // nothing follows
-		last = wanted
-	}
-	return iomap.Hole(first, last-first), nil
+	return iomap.Hole(first, wanted-first), nil
 }
 
 // maxBlocks is how many blocks a file can have: their numbers have 32 bits.

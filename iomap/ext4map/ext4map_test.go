@@ -57,7 +57,7 @@ func TestBegin(t *testing.T) {
 		{"unwritten", "/extents.dat", iomap.OpDirect, 18_432, 4096, "UNWRITTEN 18432+1024 dev 1"},
 		{"the hole at the end: to the end of the file", "/extents.dat", 0, 408_600, 1, "HOLE 408576+1024 dev 0"},
 		{"an indirect map", "/indirect.dat", 0, 22*1024 + 7, 1, "MAPPED 22528+10240 dev 1"},
-		{"a hole through a missing block of pointers", "/indirect.dat", 0, 2000 * 1024, 1, "HOLE 1069056+979968 dev 0"},
+		{"a piece of the hole behind all blocks of an indirect map", "/indirect.dat", 0, 2000 * 1024, 1, "HOLE 1847296+201728 dev 0"},
 		{"inline data", "/tiny.txt", 0, 3, 10, "INLINE 0+1024 dev 0"},
 		{"behind inline data", "/tiny.txt", 0, 4096, 10, "HOLE 1024+4096 dev 0"},
 		{"the largest question", "/README.txt", iomap.OpReport, 4096, math.MaxUint64 - 4096, fmt.Sprintf("HOLE 3072+%d dev 0", uint64(1)<<63-3072)},
