@@ -48,18 +48,21 @@ func (in *Inode) directLeaf() (mapLeaf, error) {
 func (in *Inode) indirectTree(level uint, base, rel uint64) (mapLeaf, error) {
 	perBits := in.fs.sb.BlockBits() - 2
 	next, err := in.pointer(in.disk.Block[:], disk.DirectBlocks+int(level)-1, in.block, in.off+disk.IBlockOffset)
+	var data []byte                               // the block of numbers that next is from; nil at the root
 	for below := level - 1; err == nil; below-- { // levels under the block at hand
 		// What this pointer leads to.
 		span := uint64(1) << (perBits * (below + 1))
 		first := base + rel/span*span
-		end := min(first+span, maxLogical)
 		if next == 0 {
-			return mapLeaf{owner: in.ino, first: disk.LBlock(first), end: end}, nil
+			run := uint64(1) // so many pointers, from here on, lead nowhere
+			for i := int(rel/span)&(1<<perBits-1) + 1; i < len(data)/4 && binary.LittleEndian.Uint32(data[4*i:]) == 0; i++ {
+				run++
+			}
+			return mapLeaf{owner: in.ino, first: disk.LBlock(first), end: min(first+run*span, maxLogical)}, nil
 		}
 		if below == 0 {
-			return in.pointerLeaf(next, disk.LBlock(first), end)
+			return in.pointerLeaf(next, disk.LBlock(first), min(first+span, maxLogical))
 		}
-		var data []byte
 		if data, err = in.fs.meta(kindIndirect, next, 0, nil); err == nil {
 			next, err = in.pointer(data, int(rel>>(perBits*below))&(1<<perBits-1), next, 0)
 		}

@@ -142,7 +142,13 @@ func TestErrnos(t *testing.T) {
 		{"stat below a file", func() error { return unix.Stat(p("README.txt/x"), &unix.Stat_t{}) }, unix.ENOTDIR},
 		{"stat a long name", func() error { return unix.Stat(p(strings.Repeat("n", 256)), &unix.Stat_t{}) }, unix.ENAMETOOLONG},
 		{"make a file", func() error { return os.WriteFile(p("new"), nil, 0o600) }, unix.EROFS},
-		{"open to write", func() error { _, err := unix.Open(p("README.txt"), unix.O_RDWR, 0); return err }, unix.EROFS},
+		{"open to write", func() error {
+			fd, err := unix.Open(p("README.txt"), unix.O_RDWR, 0)
+			if err == nil {
+				err = unix.Close(fd)
+			}
+			return err
+		}, unix.EROFS},
 		{"mkdir", func() error { return unix.Mkdir(p("new"), 0o700) }, unix.EROFS},
 		{"unlink", func() error { return unix.Unlink(p("README.txt")) }, unix.EROFS},
 		{"rename", func() error { return unix.Rename(p("README.txt"), p("x")) }, unix.EROFS},

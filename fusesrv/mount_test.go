@@ -90,6 +90,7 @@ func mountFile(t testing.TB, path string, offset int64, o Options, eo ext4.Optio
 		if err := m.Unmount(); err != nil && !errors.Is(err, unix.EINVAL) {
 			t.Errorf("%v", err)
 			unix.Unmount(dir, unix.MNT_DETACH)
+			return // who has the mount in use keeps Serve going
 		}
 		m.Wait()
 		m.Close()
@@ -120,8 +121,18 @@ func mountImage(t testing.TB, im fixtures.Image) (*mounted, []fixtures.Entry) {
 }
 
 // What the FUSE driver of the kernel cannot show: attribute bits it drops,
-// FIEMAP it does not pass on.
+// FIEMAP it does not pass on. And it takes the nanoseconds of a time for less than a
+// second, where an inode has room for more: see clampTimes.
 var notByFUSE = []string{"attributes", "extents", "fiemaperr"}
+
+func clampTimes(tree []fixtures.Entry) {
+	for i := range tree {
+		e := &tree[i]
+		for _, t := range []*fixtures.Time{&e.Atime, &e.Mtime, &e.Ctime, &e.Btime} {
+			t.Nsec = min(t.Nsec, 999_999_999)
+		}
+	}
+}
 
 // Every image of the matrix has the same tree through e4go's mount as through the
 // kernel's, and the image is not changed by it.
@@ -139,6 +150,7 @@ func TestMatrix(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			clampTimes(want)
 			for _, line := range fixtures.Diff(want, got, slices.Concat(notByFUSE, im.Ignore)...) {
 				t.Error(line)
 			}

@@ -13,6 +13,7 @@ import (
 // we make, and one flipped bit is noticed. summed are the kinds of structures
 // that the image must have, so that it cannot pass by having none.
 func TestChecksumsOfImages(t *testing.T) {
+	fixtures.Need(t, "mke2fs", "debugfs", "root", "loop")
 	const all = "superblock, descriptor, block bitmap, inode bitmap, inode, directory block"
 	tests := []struct{ image, summed string }{
 		{"ext4-1k", all},

@@ -14,6 +14,7 @@ import (
 // What follows from the superblock is where dumpe2fs sees it, in file systems
 // of odd shapes.
 func TestGeometry(t *testing.T) {
+	fixtures.Need(t, "mke2fs", "dumpe2fs", "debugfs")
 	const k, m = int64(1) << 10, int64(1) << 20
 	tests := []struct {
 		name string
@@ -32,6 +33,7 @@ func TestGeometry(t *testing.T) {
 		{"two backups", 90 * m, "-b 1024 -O none,extents,sparse_super2,uninit_bg"},
 		{"one backup", 90 * m, "-b 1024 -O none,extents,sparse_super2 -E num_backup_sb=1"},
 		{"meta groups", 700*m + 3*k, "-b 1024 -O none,extents,64bit,meta_bg,sparse_super,metadata_csum"},
+		{"a meta group of one", 16*8*m + 2*m, "-b 1024 -O none,extents,64bit,meta_bg,sparse_super -N 4096"},
 		{"meta groups of 32-byte descriptors", 700 * m, "-b 1024 -O none,extents,meta_bg,uninit_bg -g 4096 -N 4096"},
 		{"meta groups, 1 KiB clusters", 600 * m, "-b 1024 -C 4096 -O none,extents,64bit,meta_bg,bigalloc,sparse_super -N 4096"},
 		{"meta groups, sparse_super2", 300 * m, "-b 1024 -O none,extents,64bit,meta_bg,sparse_super2 -N 4096"},
@@ -55,6 +57,16 @@ func TestGeometry(t *testing.T) {
 		}
 		v.checkGeometry(false)
 	})
+}
+
+// An inode table that ends within a block, which mke2fs never makes, has that block.
+func TestItableBlocks(t *testing.T) {
+	for _, tt := range []struct{ inodes, want uint32 }{{1, 1}, {15, 1}, {16, 1}, {17, 2}, {32, 2}, {8191, 512}} {
+		sb := disk.Superblock{LogBlockSize: 2, InodeSize: 256, InodesPerGroup: tt.inodes}
+		if got := sb.ItableBlocks(); got != tt.want {
+			t.Errorf("%d inodes: got %d blocks, want %d", tt.inodes, got, tt.want)
+		}
+	}
 }
 
 // A dumpedGroup is what dumpe2fs tells of a group: ranges from the first block to the last.

@@ -87,6 +87,7 @@ func TestNameHashFolded(t *testing.T) {
 
 // Names in trees that the kernel made stand where their hashes belong.
 func TestHashesOfImages(t *testing.T) {
+	fixtures.Need(t, "mke2fs", "debugfs", "root", "loop")
 	for _, tt := range []struct {
 		image string
 		want  disk.HashVersion
