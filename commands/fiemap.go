@@ -120,9 +120,7 @@ func runFiemap(c *cli.Context) error {
 	return printFiemap(c, arg, source, a)
 }
 
-// imageFiemap is what FS_IOC_FIEMAP would say of f. The kernel's ext4 cuts the
-// extents at the range, rounded to blocks, and calls the last of them last
-// (ext4_fiemap, iomap_fiemap).
+// imageFiemap is what FS_IOC_FIEMAP would say of f.
 func imageFiemap(f *file, q fiemapQuery) (fiemapAnswer, error) {
 	sb := f.im.fs.Super()
 	a := fiemapAnswer{size: uint64(max(0, f.Size())), block: uint64(sb.BlockSize())}
@@ -136,26 +134,12 @@ func imageFiemap(f *file, q fiemapQuery) (fiemapAnswer, error) {
 	if q.start >= most {
 		return a, &pathError{f.path, fmt.Errorf("--start is %d, want less than %d, the largest size of a file: %w", q.start, most, unix.EFBIG)}
 	}
-	first := q.start / a.block * a.block
-	end := min(q.end(), most)
-	end = (end + a.block - 1) / a.block * a.block
-	err := f.Fiemap(q.start, end, func(x ext4.FiemapExtent) bool {
-		if x.Flags&ext4.FiemapInline == 0 {
-			if x.Logical < first {
-				cut := first - x.Logical
-				x.Logical, x.Physical, x.Length = first, x.Physical+cut, x.Length-cut
-			}
-			x.Length = min(x.Length, end-x.Logical)
-		}
+	err := f.Fiemap(q.start, min(q.end(), most), func(x ext4.FiemapExtent) bool {
 		a.add(fiemapExtent(x.Logical, x.Physical, x.Length, uint32(x.Flags)))
 		return true
 	})
 	if err != nil {
 		return a, &pathError{f.path, err}
-	}
-	if n := len(a.extents); n > 0 {
-		x := &a.extents[n-1]
-		*x = fiemapExtent(x.logical, x.physical, x.length, x.flags|fiemapLast)
 	}
 	return a, nil
 }

@@ -367,9 +367,7 @@ func TestReadErrorsComeOut(t *testing.T) {
 		dev := &blockdev.Fault{Device: memOf(t, image), N: n}
 		fs, err := ext4.Open(dev, ext4.Options{})
 		if err == nil {
-			var errs []error
-			errs = walkEverything(fs, 64)
-			for _, e := range errs {
+			for _, e := range walkEverything(fs, 64) {
 				if errors.Is(e, blockdev.ErrInjected) {
 					err = e
 				}

@@ -21,8 +21,9 @@ type FiemapExtent struct {
 
 // Fiemap calls fn with each extent of the inode's data that FS_IOC_FIEMAP
 // would report for the bytes from start to before end, until fn returns false.
-// Like the kernel it reports whole extents, those behind the end of the file too. The
-// last extent of the inode carries FiemapLast if it is among them.
+// Like the kernel it rounds the range out to blocks, cuts extents at it,
+// reports what lies behind the end of the file too, and flags the last extent
+// of the range, whatever follows behind (iomap_fiemap).
 func (in *Inode) Fiemap(start, end uint64, fn func(FiemapExtent) bool) error {
 	if in.HasInlineData() {
 		return in.fiemapInline(start, end, fn)
@@ -32,19 +33,27 @@ func (in *Inode) Fiemap(start, end uint64, fn func(FiemapExtent) bool) error {
 	if !in.disk.Flags.Has(disk.FlagExtents) {
 		flags = FiemapMerged
 	}
-	var last FiemapExtent // known only when the next is found, or none
+	first := start >> bits
+	behind := min((end-1)>>bits+1, maxLogical) // the block behind the range
+	var last FiemapExtent                      // to be reported once it is known whether another follows
 	var held bool
-	for b := start >> bits; b < maxLogical; {
+	for b := first; b < behind && start < end; {
 		m, err := in.Map(disk.LBlock(b))
 		if err != nil {
 			return err
 		}
 		if m.State != MapHole {
-			x := FiemapExtent{uint64(m.Logical) << bits, uint64(m.Physical) << bits, m.Len << bits, flags}
+			skip := first - min(first, uint64(m.Logical))
+			x := FiemapExtent{
+				Logical:  (uint64(m.Logical) + skip) << bits,
+				Physical: (uint64(m.Physical) + skip) << bits,
+				Length:   (min(m.End(), behind) - uint64(m.Logical) - skip) << bits,
+				Flags:    flags,
+			}
 			if m.State == MapUnwritten {
 				x.Flags |= FiemapUnwritten
 			}
-			if held && !fn(last) || x.Logical >= end {
+			if held && !fn(last) {
 				return nil
 			}
 			last, held = x, true

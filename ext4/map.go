@@ -137,8 +137,3 @@ func (in *Inode) mapLeaf(b disk.LBlock) (mapLeaf, error) {
 	}
 	return in.indirectLeaf(b)
 }
-
-// A ByteRange is a run of bytes on the device.
-type ByteRange struct {
-	Physical, Length uint64
-}

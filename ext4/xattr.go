@@ -213,17 +213,3 @@ func xattrNamespace(name string) (disk.XattrIndex, string, bool) {
 	}
 	return 0, "", false
 }
-
-// XattrMapping is where the inode keeps xattrs, as FIEMAP with
-// FIEMAP_FLAG_XATTR tells: in the inode, in a block, or nowhere. inline says the former.
-func (in *Inode) XattrMapping() (r ByteRange, inline, ok bool) {
-	bs := uint64(in.fs.sb.BlockSize())
-	if _, ok := disk.XattrIbodyPlace(in.ino, in.raw, in.block, in.off); ok {
-		at := uint64(disk.GoodOldInodeSize) + uint64(in.disk.ExtraIsize)
-		return ByteRange{uint64(in.block)*bs + uint64(in.off) + at, uint64(in.fs.sb.InodeSize) - at}, true, true
-	}
-	if blk := in.disk.XattrBlock(&in.fs.sb); blk != 0 {
-		return ByteRange{uint64(blk) * bs, bs}, false, true
-	}
-	return ByteRange{}, false, false
-}

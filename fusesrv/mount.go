@@ -107,8 +107,7 @@ func helperError(program string, out []byte, err error) error {
 	if said == "" {
 		return fmt.Errorf("%s: %w", program, err)
 	}
-	said = strings.TrimPrefix(strings.TrimPrefix(said, "fusermount3: "), "fusermount: ")
-	return &HelperError{program, said}
+	return &HelperError{program, strings.TrimPrefix(said, program+": ")}
 }
 
 // escapeOption protects what separates options from each other.

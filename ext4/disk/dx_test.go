@@ -191,6 +191,24 @@ func TestCheckDxNode(t *testing.T) {
 	}
 }
 
+// The zeroth entry has limit and count where the others have a hash, and of a
+// block number 28 bits count.
+func TestDxEntry(t *testing.T) {
+	sb := legalSuper(0)
+	node := DxInnerNode(dxInnerBlock(&sb, 3))
+	le.PutUint32(node.b[8+4:], 0xf0000005)
+	le.PutUint32(node.b[8+8+4:], 0xffffffff)
+	for i, want := range []DxEntry{{0, 5}, {10, 0x0fffffff}, {20, 3}} {
+		if got := node.Entry(i); got != want {
+			t.Errorf("entry %d: got %+v, want %+v", i, got, want)
+		}
+	}
+	node.SetEntry(0, DxEntry{Hash: 99, Block: 7})
+	if node.Count() != 3 || node.Limit() != 126 || node.Entry(0) != (DxEntry{0, 7}) {
+		t.Errorf("after SetEntry: count %d, limit %d, entry %+v", node.Count(), node.Limit(), node.Entry(0))
+	}
+}
+
 func TestDxFind(t *testing.T) {
 	sb := legalSuper(0)
 	node := DxInnerNode(dxInnerBlock(&sb, 5)) // 0 10 20 30 40
