@@ -146,6 +146,9 @@ func (k *kernel) sendRaw(opcode uint32, node uint64, uid uint32, body []byte, le
 func (k *kernel) receive() (unix.Errno, []byte) {
 	k.t.Helper()
 	n, err := unix.Read(k.fd, k.reply)
+	for err == unix.EINTR { // with a timeout set, a read is not restarted after a signal
+		n, err = unix.Read(k.fd, k.reply)
+	}
 	if err != nil {
 		k.t.Fatalf("no answer: %v", err)
 	}

@@ -63,7 +63,6 @@ mnt() { # COMMAND
 	for i in $(seq 200); do mountpoint -q "$MNT" && break; sleep 0.05; done
 	mountpoint -q "$MNT" || { echo "mount-ro.sh: '$1' mounted nothing; see $WORKDIR/log" >&2; exit 1; }
 	SRV=; for p in $(fuse_pids); do case $before in *" $p "*) ;; *) SRV=$p;; esac; done
-	echo 2048 2>/dev/null >"/sys/class/bdi/$(mountpoint -d "$MNT")/read_ahead_kb" || : # the same for both
 }
 umnt() { umount "$MNT"; [ -z "$SRV" ] || tail -f -s 0.02 --pid="$SRV" /dev/null; SRV=; }
 trap 'mountpoint -q "$MNT" && umount "$MNT"' EXIT
@@ -74,15 +73,21 @@ secs() { # NAME TEST COMMAND...: prints "NAME TEST SECONDS"
 	a=$EPOCHREALTIME; (cd "$MNT" && eval "$@") >/dev/null; b=$EPOCHREALTIME
 	awk -v n="$name" -v t="$test" -v a="$a" -v b="$b" 'BEGIN{printf "%s %s %.4f\n", n, t, b-a}'
 }
-FIO="fio --name=j --filename=big --readonly --ioengine=psync --thread --norandommap --output-format=terse"
+fio_secs() { # NAME TEST ARGS...: the same, by fio's own clock
+	local name=$1 test=$2 ms; shift 2
+	ms=$(cd "$MNT" && $FIO "$@" | awk -F';' '/^3;/{print $9}')
+	awk -v n="$name" -v t="$test" -v ms="$ms" 'BEGIN{printf "%s %s %.4f\n", n, t, ms/1000}'
+}
+measure() { case $2 in seq*|rand*) fio_secs "$1" "$2" $3;; *) secs "$1" "$2" "$3";; esac; }
+FIO="fio --name=j --filename=big --readonly --ioengine=psync --thread --norandommap --invalidate=0 --group_reporting --output-format=terse --terse-version=3"
 LIST='opendir my $r, "." or die; my @f = map { glob "$_/*" } glob "d*/*"; die unless @f > 100;'
 tests=(
 	"find      find . -type f"
 	"newer     find . -newer d0"
 	"tar       tar cf - --exclude=./big . | cat"
-	"seq       $FIO --rw=read --bs=1M --invalidate=0"
-	"rand4k    $FIO --rw=randread --bs=4k --io_size=64M --invalidate=0"
-	"rand4k-4  $FIO --rw=randread --bs=4k --numjobs=4 --io_size=16M --invalidate=0"
+	"seq       --rw=read --bs=1M"
+	"rand4k    --rw=randread --bs=4k --io_size=64M"
+	"rand4k-4  --rw=randread --bs=4k --numjobs=4 --io_size=16M"
 )
 storm="perl -e '$LIST for (1..5) { for (@f) { lstat or die } }'"
 
@@ -92,10 +97,10 @@ run() { # NAME MOUNT-COMMAND
 		name=${t%% *} cmd=${t#* }
 		case " $TESTS " in *" $name "*) ;; *) continue;; esac
 		cold; mnt "$2"
-		secs "$1" "$name-cold" "$cmd"
+		measure "$1" "$name-cold" "$cmd"
 		umnt; cat "$IMG" >/dev/null; mnt "$2"
-		secs "$1" "$name-host" "$cmd"
-		secs "$1" "$name-warm" "$cmd"
+		measure "$1" "$name-host" "$cmd"
+		measure "$1" "$name-warm" "$cmd"
 		umnt
 	done
 	case " $TESTS " in *" storm "*) ;; *) return;; esac
@@ -104,9 +109,16 @@ run() { # NAME MOUNT-COMMAND
 for i in $(seq "$RUNS"); do
 	run fuse2fs "$FUSE2FS"
 	run e4go "$E4GO_MOUNT"
-done | tee "$WORKDIR/figures" | awk '
-	function med(k,  n,i,j,x,v) { n=split(f[k], v, " "); for(i=2;i<=n;i++){x=v[i];for(j=i-1;j>0&&v[j]+0>x+0;j--)v[j+1]=v[j];v[j+1]=x}
-		return n%2 ? v[(n+1)/2] : (v[n/2]+v[n/2+1])/2 }
-	{ f[$1" "$2]=f[$1" "$2]" "$3; if(!($2 in seen)){seen[$2]=1;t[++n]=$2} }
-	END { printf "%-14s %10s %10s %8s\n", "test", "fuse2fs s", "e4go s", "faster"
-		for(i=1;i<=n;i++){a=med("fuse2fs "t[i]);b=med("e4go "t[i]);printf "%-14s %10.3f %10.3f %7.1fx\n",t[i],a,b,b>0?a/b:0} }'
+done >"$WORKDIR/figures"
+sort -k1,1 -k2,2 -k3,3g "$WORKDIR/figures" | awk '
+	function out() { if (c) med[key] = c % 2 ? v[(c+1)/2] : (v[c/2] + v[c/2+1]) / 2 }
+	$1" "$2 != key { out(); key = $1" "$2; c = 0; if ($1 == "fuse2fs") test[++tests] = $2 }
+	{ v[++c] = $3 }
+	END {
+		out()
+		printf "%-14s %10s %10s %8s\n", "test", "fuse2fs s", "e4go s", "faster"
+		for (i = 1; i <= tests; i++) {
+			a = med["fuse2fs " test[i]]; b = med["e4go " test[i]]
+			printf "%-14s %10.3f %10.3f %7.1fx\n", test[i], a, b, b > 0 ? a / b : 0
+		}
+	}'
