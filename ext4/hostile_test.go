@@ -234,15 +234,20 @@ func TestNamesThatNoFileCanHave(t *testing.T) {
 	}
 }
 
-// An entry that leads a directory to itself would make a walk endless.
-func TestDirectoryThatHoldsItself(t *testing.T) {
+// An entry may not lead to its own directory, which would make a walk endless,
+// to an inode that is reserved, or to one that is deleted.
+func TestEntriesThatLeadWhereTheyMayNot(t *testing.T) {
 	h := newHostile(t)
-	ino := h.inode("/docs").Ino()
+	deleted := h.inode("/tiny.txt").Ino()
+	self := h.inode("/docs").Ino()
+	le.PutUint16(h.raw("/tiny.txt")[0x1a:], 0)
 	b := h.block("/docs", 0)
 	at := strings.Index(string(b), "guide.txt")
-	le.PutUint32(b[at-disk.DirentHeaderSize:], uint32(ino))
-	if _, err := h.open().Resolve("/docs/guide.txt", true); !errors.Is(err, disk.ErrCorrupt) {
-		t.Errorf("got %v", err)
+	for _, ino := range []disk.Ino{self, disk.JournalIno, disk.ResizeIno, deleted} {
+		le.PutUint32(b[at-disk.DirentHeaderSize:], uint32(ino))
+		if _, err := h.open().Resolve("/docs/guide.txt", true); !errors.Is(err, disk.ErrCorrupt) {
+			t.Errorf("inode %d: got %v", ino, err)
+		}
 	}
 }
 

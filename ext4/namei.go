@@ -24,7 +24,11 @@ func (fs *FS) Lookup(dir *Inode, name string) (*Inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fs.Inode(ino)
+	in, err := fs.Inode(ino)
+	if err == nil && in.disk.Links == 0 {
+		return nil, dir.badEntry(name, ino, "an inode that is not deleted") // __ext4_iget
+	}
+	return in, err
 }
 
 // LookupIno is [FS.Lookup] without reading the inode that was found.
@@ -62,10 +66,12 @@ func (fs *FS) LookupIno(dir *Inode, name string) (disk.Ino, error) {
 	default:
 		err = dir.lookupLinear(&found, each)
 	}
-	if found == dir.ino {
+	switch { // ext4_lookup
+	case found == dir.ino:
 		return 0, dir.badEntry(name, found, "another inode than the directory itself")
-	}
-	if found != 0 {
+	case found != 0 && found < fs.sb.FirstIno && found != disk.RootIno:
+		return 0, dir.badEntry(name, found, fmt.Sprintf("%d or more: the ones before are reserved", fs.sb.FirstIno))
+	case found != 0:
 		return found, nil
 	}
 	if err == nil {

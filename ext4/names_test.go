@@ -42,11 +42,8 @@ func FuzzNokeyName(f *testing.F) {
 		if m.match(append(stored[:len(stored):len(stored)], 'x')) || m.match(stored[1:]) {
 			t.Errorf("%q matches what is not %q", shown, stored)
 		}
-		for _, alias := range []string{shown + "\n", "\r" + shown, shown + "=", shown + "A", strings.ToLower(shown)} {
-			if alias == shown {
-				continue
-			}
-			if m, err := nokeyMatcher(alias); err == nil && m.match(stored) && m.hash == hash && nokeyName(stored, m.hash, minor) == shown && len(alias) != len(shown) {
+		for _, alias := range []string{shown + "\n", "\r" + shown, shown[:1] + "\n" + shown[1:], shown + "=", shown + "A"} {
+			if m, err := nokeyMatcher(alias); err == nil && m.match(stored) {
 				t.Errorf("%q stands for the name of %q, too", alias, shown)
 			}
 		}

@@ -119,6 +119,6 @@ sort -k1,1 -k2,2 -k3,3g "$WORKDIR/figures" | awk '
 		printf "%-14s %10s %10s %8s\n", "test", "fuse2fs s", "e4go s", "faster"
 		for (i = 1; i <= tests; i++) {
 			a = med["fuse2fs " test[i]]; b = med["e4go " test[i]]
-			printf "%-14s %10.3f %10.3f %7.1fx\n", test[i], a, b, b > 0 ? a / b : 0
+			printf "%-14s %10.3f %10.3f %7.1fx\n", test[i], a, b, (b > 0 ? a / b : 0)
 		}
 	}'
