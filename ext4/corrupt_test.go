@@ -330,33 +330,12 @@ func FuzzImage(f *testing.F) {
 	})
 }
 
-// A superblock that is gone is replaced by a backup, and the caller can tell.
+// A superblock that is damaged is replaced by a backup, and the caller can
+// tell. (TestTree compares what is read then.)
 func TestBackupSuperblock(t *testing.T) {
-	im := fixtures.Find(t, "ext4-4k")
-	file, want := im.Open(t)
-	f, err := blockdev.Open(file, blockdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	over := blockdev.NewOverlay(f)
-	if _, err := over.WriteAt(make([]byte, 1024), 1024); err != nil {
-		t.Fatal(err)
-	}
-	fs, err := ext4.Open(over, ext4.Options{})
-	if err != nil {
-		t.Skipf("SKIPPED: %s has no backup superblock: %v", im.Name, err)
-	}
-	defer fs.Close()
+	fs, _ := openImage(t, fixtures.Find(t, "bad-primary"))
 	if fs.PrimaryErr() == nil || fs.SuperOffset() == 1024 {
 		t.Errorf("PrimaryErr %v, SuperOffset %d", fs.PrimaryErr(), fs.SuperOffset())
-	}
-	got, err := libTree(fs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range fixtures.Diff(want, got, im.Ignore...) {
-		t.Error(line)
 	}
 }
 
