@@ -37,6 +37,16 @@ func (r *rawFS) Open(_ <-chan struct{}, i *fuse.OpenIn, out *fuse.OpenOut) fuse.
 	return fuse.OK
 }
 
+// Flush, Fsync and FsyncDir are declined, which makes the kernel do without:
+// otherwise every close is a request.
+func (r *rawFS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+// Fsync is described at Flush.
+func (r *rawFS) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.ENOSYS }
+
+// FsyncDir is described at Flush.
+func (r *rawFS) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.ENOSYS }
+
 // Release has nothing to release.
 func (r *rawFS) Release(<-chan struct{}, *fuse.ReleaseIn) {}
 
