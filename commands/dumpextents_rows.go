@@ -3,8 +3,8 @@ package commands
 import (
 	"encoding/binary"
 	"errors"
-	"math/bits"
 	"strconv"
+	"sync"
 
 	"e4go/ext4"
 	"e4go/ext4/disk"
@@ -148,11 +148,17 @@ func (m *mapRows) text(r *ext4.MapRow) {
 
 // A rowModel is a row to be copied.
 type rowModel struct {
-	of    ext4.MapRow
-	line  []byte
-	end   [6]int // where the numbers end: entry, logical, its end, physical, its end, length
-	start [6]int // and where, at the earliest, they begin
-	n     int    // numbers noted so far
+	of     ext4.MapRow
+	line   []byte
+	fields [6]rowField // entry, logical, its end, physical, its end, length
+	n      int         // fields noted so far
+}
+
+// A rowField is the place of a number in a row.
+type rowField struct {
+	end   int    // where it ends
+	limit uint64 // the least number that has too many digits for it
+	old   uint64 // the eight bytes up to end, those of the number blanked out
 }
 
 // fits reports whether r is a leaf in order, as the model is, of the same node and kind.
@@ -168,56 +174,79 @@ func (m *mapRows) copyRow(r *ext4.MapRow) bool {
 	o, mo := m.d.o, &m.model
 	at := len(o.buf)
 	o.buf = append(o.buf, mo.line...)
-	row, line := o.buf[at:], mo.line
+	row := o.buf[at:]
 	v := [...]uint64{
 		uint64(r.Entry), uint64(r.Logical), last(uint64(r.Logical), max(1, r.Len)),
 		uint64(r.Physical), last(uint64(r.Physical), max(1, r.Len)), r.Len,
 	}
+	digits := fourDigits()
 	// From the right: each number spoils up to seven bytes before it, which are made good
 	// from the model, or are the next number's.
 	for i := len(v) - 1; i >= 0; i-- {
-		end := mo.end[i]
-		word, ok := digitWord(v[i], end-mo.start[i], binary.LittleEndian.Uint64(line[end-8:end]))
-		if !ok {
+		f := &mo.fields[i]
+		if v[i] >= f.limit {
 			o.buf = o.buf[:at]
 			return false
 		}
-		binary.LittleEndian.PutUint64(row[end-8:end], word)
+		binary.LittleEndian.PutUint64(row[f.end-8:f.end], f.old|digits.word(v[i]))
 	}
 	return true
 }
 
-// digitWord returns old, eight bytes of text, with v in decimal in its last
-// width bytes, blanks before it. It reports whether they are enough. All digits
-// are found at once, each in a byte of a word: two halves of four, then pairs,
-// then single ones.
-func digitWord(v uint64, width int, old uint64) (uint64, bool) {
-	const zeros, toBlank = 0x3030303030303030, 0x1010101010101010
-	if v >= 1e8 {
-		return 0, false
+// maxWord is the least number that [digitTable.word] cannot take.
+const maxWord = 1e8
+
+// A digitTable has the digits of 0 to 9999, four bytes each, less a blank in
+// each byte: with blanks and with zeros before them.
+type digitTable struct{ blank, zero [10000]uint32 }
+
+var fourDigits = sync.OnceValue(func() *digitTable {
+	t := new(digitTable)
+	for v := range uint32(10000) {
+		const zeros = 0x10101010 // less a blank each
+		t.zero[v] = zeros | v/1000 | v/100%10<<8 | v/10%10<<16 | v%10<<24
+		switch digits(uint64(v)) {
+		case 4:
+			t.blank[v] = t.zero[v]
+		case 3:
+			t.blank[v] = t.zero[v] &^ 0xff
+		case 2:
+			t.blank[v] = t.zero[v] &^ 0xffff
+		case 1:
+			t.blank[v] = t.zero[v] &^ 0xffffff
+		}
 	}
-	x := v/10000 | v%10000<<32
-	t := x * 10486 >> 20 & 0x0000007f_0000007f // each half by 100
-	x = t | (x-100*t)<<16
-	t = x * 103 >> 10 & 0x000f_000f_000f_000f // each quarter by 10
-	x = t | (x-10*t)<<8
-	leading := uint(bits.TrailingZeros64(x|1<<56)) &^ 7 // bits of leading zeros
-	width = min(width, 8)
-	if 8*uint(8-width) > leading {
-		return 0, false
+	return t
+})
+
+// word is v below [maxWord] as eight characters with blanks before it, each less a blank.
+func (t *digitTable) word(v uint64) uint64 {
+	high, low := v/10000, v%10000
+	if high == 0 {
+		return uint64(t.blank[low]) << 32
 	}
-	x = (x | zeros) - toBlank&(1<<(leading&63)-1)
-	keep := uint64(1)<<(8*uint(8-width)&63) - 1
-	return old&keep | x&^keep, true
+	return uint64(t.blank[high%10000]) | uint64(t.zero[low])<<32
 }
 
 // field prints a number and notes where, for the model.
 func (m *mapRows) field(line int, v uint64, width int) {
 	o, mo := m.d.o, &m.model
-	start := len(o.buf) - line
+	start := len(o.buf)
 	o.num(v, width)
-	mo.start[mo.n], mo.end[mo.n] = start, len(o.buf)-line
+	end := len(o.buf)
+	f := &mo.fields[mo.n]
 	mo.n++
+	f.end, f.limit = end-line, maxWord
+	old := [8]byte(o.buf[end-8 : end]) // level and depth stand before the first number
+	for i := range 8 {
+		if i >= 8-(end-start) {
+			old[i] = ' '
+		}
+	}
+	for n := end - start; n < 8; n++ {
+		f.limit /= 10
+	}
+	f.old = binary.LittleEndian.Uint64(old[:])
 }
 
 // slowText prints any row, and makes it the model.
