@@ -32,7 +32,7 @@ func childBounds(idx []disk.ExtentIdx, i int, in disk.ExtentBounds) disk.ExtentB
 	if i+1 < len(idx) {
 		end = uint64(idx[i+1].Block)
 	}
-	return disk.ExtentBounds{First: idx[i].Block, End: end}
+	return disk.ExtentBounds{First: idx[i].Block, End: end, Below: true}
 }
 
 // extentLeaf descends the extent tree to the leaf that covers block b. The
@@ -72,19 +72,18 @@ func (in *Inode) extentRoot() (*mapIndex, error) {
 	if x := in.rootIndex.Load(); x != nil {
 		return x, nil
 	}
-	at := disk.ExtentBounds{End: maxLogical}
 	root, off := in.disk.Block[:], in.off+disk.IBlockOffset
 	if err := disk.CheckExtentHeader(in.ino, root, -1, in.block, off); err != nil {
 		return nil, err
 	}
 	if disk.DecodeExtentHeader(root).Depth == 0 {
-		l, err := in.decodeLeaf(root, at, in.block, off)
+		l, err := in.decodeLeaf(root, disk.AllExtents, in.block, off)
 		if err == nil {
 			in.rootLeaf.Store(l)
 		}
 		return nil, err
 	}
-	x, err := in.decodeIndex(root, at, in.block, off)
+	x, err := in.decodeIndex(root, disk.AllExtents, in.block, off)
 	if err == nil {
 		in.rootIndex.Store(x)
 	}

@@ -69,7 +69,6 @@ func (in *Inode) WalkMap(fn func(MapRow) error) (MapSummary, error) {
 	if !in.mapped() {
 		return w.sum, nil
 	}
-	at := disk.ExtentBounds{End: maxLogical}
 	off := in.off + disk.IBlockOffset
 	if !in.disk.Flags.Has(disk.FlagExtents) {
 		w.sum.Indirect = true
@@ -81,7 +80,7 @@ func (in *Inode) WalkMap(fn func(MapRow) error) (MapSummary, error) {
 		return w.sum, w.row(MapRow{Err: err})
 	}
 	depth := int(disk.DecodeExtentHeader(root).Depth)
-	return w.sum, w.extentNode(root, 0, depth, at, 0, in.block, off, CheckNone)
+	return w.sum, w.extentNode(root, 0, depth, disk.AllExtents, 0, in.block, off, CheckNone)
 }
 
 func (w *mapWalk) row(r MapRow) error {
@@ -113,10 +112,7 @@ func (w *mapWalk) extentNode(b []byte, level, depth int, at disk.ExtentBounds, n
 			continue
 		}
 		x := disk.DecodeExtentIdx(disk.ExtentEntry(b, i))
-		below := disk.ExtentBounds{First: x.Block, End: at.End}
-		if i+1 < n {
-			below.End = uint64(disk.DecodeExtentIdx(disk.ExtentEntry(b, i+1)).Block)
-		}
+		below := disk.ChildBounds(b, i, at)
 		row.Logical, row.Physical, row.Len = x.Block, x.Leaf, 0
 		if below.End > uint64(x.Block) {
 			row.Len = below.End - uint64(x.Block)

@@ -159,11 +159,26 @@ func CheckExtentHeader(owner Ino, b []byte, depth int, blk PBlock, off int) erro
 type ExtentBounds struct {
 	First LBlock
 	End   uint64
+	Below bool // of a node below the root, whose first entry begins at First
+}
+
+// AllExtents are the bounds of a root.
+var AllExtents = ExtentBounds{End: 1 << 32}
+
+// ChildBounds are the bounds of the node that entry i of the index node b leads
+// to: from the entry's block up to that of the next.
+func ChildBounds(b []byte, i int, in ExtentBounds) ExtentBounds {
+	below := ExtentBounds{First: DecodeExtentIdx(ExtentEntry(b, i)).Block, End: in.End, Below: true}
+	if i+1 < int(DecodeExtentHeader(b).Entries) {
+		below.End = uint64(DecodeExtentIdx(ExtentEntry(b, i+1)).Block)
+	}
+	return below
 }
 
 // CheckExtentEntry reports the first rule that entry i of node b breaks, or
 // nil: it lies within the file system, in order behind the entry before, and
-// within the node's bounds (ext4_valid_extent_entries). The header must be legal.
+// within the node's bounds, which the first entry begins
+// (ext4_valid_extent_entries). The header must be legal.
 func CheckExtentEntry(sb *Superblock, owner Ino, b []byte, i int, in ExtentBounds, blk PBlock, off int) error {
 	at := ExtentHeaderSize + i*ExtentSize
 	bad := func(d int, field, have, want string) error {
@@ -177,6 +192,9 @@ func CheckExtentEntry(sb *Superblock, owner Ino, b []byte, i int, in ExtentBound
 		}
 		if x.Block < in.First || uint64(x.Block) >= in.End {
 			return bad(0, "ei_block", fmt.Sprint(x.Block), fmt.Sprintf("%d to %d, as its parent says", in.First, in.End-1))
+		}
+		if i == 0 && in.Below && x.Block != in.First {
+			return bad(0, "ei_block", fmt.Sprint(x.Block), fmt.Sprintf("%d, as its parent says", in.First))
 		}
 		if i > 0 {
 			if prev := DecodeExtentIdx(ExtentEntry(b, i-1)); x.Block <= prev.Block {
@@ -193,6 +211,9 @@ func CheckExtentEntry(sb *Superblock, owner Ino, b []byte, i int, in ExtentBound
 		return bad(8, "ee_start", fmt.Sprintf("%d, length %d", e.Start, e.Len), fmt.Sprintf("blocks below %d", sb.Blocks))
 	case e.Block < in.First || uint64(e.Block)+uint64(e.Len) > min(in.End, extMaxBlocks):
 		return bad(0, "ee_block", fmt.Sprintf("%d, length %d", e.Block, e.Len), fmt.Sprintf("within %d to %d, as its parent says", in.First, min(in.End, extMaxBlocks)-1))
+	}
+	if i == 0 && in.Below && e.Block != in.First {
+		return bad(0, "ee_block", fmt.Sprint(e.Block), fmt.Sprintf("%d, as its parent says", in.First))
 	}
 	if i > 0 {
 		if prev := DecodeExtent(ExtentEntry(b, i-1)); uint64(e.Block) < uint64(prev.Block)+uint64(prev.Len) {

@@ -73,7 +73,7 @@ func FuzzExtent(f *testing.F) {
 		h := DecodeExtentHeader(node)
 		next := uint64(0)
 		for i := range int(h.Entries) {
-			if CheckExtentEntry(&sb, 12, node, i, ExtentBounds{End: 1 << 32}, 9, 0) != nil {
+			if CheckExtentEntry(&sb, 12, node, i, AllExtents, 9, 0) != nil {
 				return
 			}
 			if h.Depth > 0 {
@@ -168,7 +168,8 @@ func TestCheckExtentHeader(t *testing.T) {
 
 func TestCheckExtentEntry(t *testing.T) {
 	sb := legalSuper(0) // blocks 1 to 16483
-	all := ExtentBounds{0, 1 << 32}
+	all := AllExtents
+	below := ExtentBounds{10, 20, true}
 	tests := []struct {
 		name   string
 		node   []byte
@@ -178,25 +179,29 @@ func TestCheckExtentEntry(t *testing.T) {
 	}{
 		{"leaf", extentLeaf(60, ext{0, 5, false, 2}, ext{5, 5, true, 7}), all, "", 0},
 		{"from the first block to the last", extentLeaf(60, ext{0, 16482, false, 2}), all, "", 0},
-		{"within bounds", extentLeaf(60, ext{10, 10, false, 2}), ExtentBounds{10, 20}, "", 0},
+		{"within bounds", extentLeaf(60, ext{10, 10, false, 2}), ExtentBounds{First: 10, End: 20}, "", 0},
 		{"the end of the longest file", extentLeaf(60, ext{1<<32 - 2, 1, false, 2}), all, "", 0},
 		{"index", extentIndex(60, 1, idx{0, 16483}, idx{1, 2}), all, "", 0},
-		{"index within bounds", extentIndex(60, 1, idx{10, 2}, idx{19, 3}), ExtentBounds{10, 20}, "", 0},
+		{"index within bounds", extentIndex(60, 1, idx{10, 2}, idx{19, 3}), ExtentBounds{First: 10, End: 20}, "", 0},
+		{"as the parent says", extentLeaf(60, ext{10, 5, false, 2}, ext{16, 4, false, 9}), below, "", 0},
+		{"index as the parent says", extentIndex(60, 1, idx{10, 2}, idx{19, 3}), below, "", 0},
+		{"behind what the parent says", extentLeaf(60, ext{11, 5, false, 2}), below, "ee_block", 0},
+		{"index behind what the parent says", extentIndex(60, 1, idx{11, 2}), below, "ei_block", 0},
 		{"no length", extentLeaf(60, ext{0, 0, false, 2}), all, "ee_len", 4},
 		{"the superblock", extentLeaf(60, ext{0, 1, false, 1}), all, "ee_start", 8},
 		{"block 0", extentLeaf(60, ext{0, 1, false, 0}), all, "ee_start", 8},
 		{"beyond the end", extentLeaf(60, ext{0, 1, false, 16484}), all, "ee_start", 8},
 		{"over the end", extentLeaf(60, ext{0, 16483, false, 2}), all, "ee_start", 8},
 		{"far beyond the end", extentLeaf(60, ext{0, 1, true, 1<<48 - 1}), all, "ee_start", 8},
-		{"before the bounds", extentLeaf(60, ext{9, 10, false, 2}), ExtentBounds{10, 20}, "ee_block", 0},
-		{"over the bounds", extentLeaf(60, ext{10, 11, false, 2}), ExtentBounds{10, 20}, "ee_block", 0},
+		{"before the bounds", extentLeaf(60, ext{9, 10, false, 2}), ExtentBounds{First: 10, End: 20}, "ee_block", 0},
+		{"over the bounds", extentLeaf(60, ext{10, 11, false, 2}), ExtentBounds{First: 10, End: 20}, "ee_block", 0},
 		{"beyond the longest file", extentLeaf(60, ext{1<<32 - 2, 2, false, 2}), all, "ee_block", 0},
 		{"overlap", extentLeaf(60, ext{0, 5, false, 2}, ext{4, 5, false, 7}), all, "ee_block", 0},
 		{"order", extentLeaf(60, ext{100, 5, false, 2}, ext{0, 5, false, 7}), all, "ee_block", 0},
 		{"index to the superblock", extentIndex(60, 1, idx{0, 1}), all, "ei_leaf", 4},
 		{"index beyond the end", extentIndex(60, 1, idx{0, 16484}), all, "ei_leaf", 4},
-		{"index before the bounds", extentIndex(60, 1, idx{9, 2}), ExtentBounds{10, 20}, "ei_block", 0},
-		{"index at the bounds' end", extentIndex(60, 1, idx{20, 2}), ExtentBounds{10, 20}, "ei_block", 0},
+		{"index before the bounds", extentIndex(60, 1, idx{9, 2}), ExtentBounds{First: 10, End: 20}, "ei_block", 0},
+		{"index at the bounds' end", extentIndex(60, 1, idx{20, 2}), ExtentBounds{First: 10, End: 20}, "ei_block", 0},
 		{"index twice", extentIndex(60, 1, idx{5, 2}, idx{5, 3}), all, "ei_block", 0},
 		{"index order", extentIndex(60, 1, idx{5, 2}, idx{4, 3}), all, "ei_block", 0},
 	}

@@ -138,18 +138,14 @@ func (v *volume) extents(in rawInode, node func(b []byte, depth int, blk disk.PB
 				continue
 			}
 			x := disk.DecodeExtentIdx(e)
-			below := disk.ExtentBounds{First: x.Block, End: bounds.End}
-			if i+1 < int(h.Entries) {
-				below.End = uint64(disk.DecodeExtentIdx(disk.ExtentEntry(b, i+1)).Block)
-			}
 			child := v.block(x.Leaf)
 			if node != nil {
 				node(child, int(h.Depth)-1, x.Leaf)
 			}
-			walk(child, int(h.Depth)-1, below, x.Leaf, 0)
+			walk(child, int(h.Depth)-1, disk.ChildBounds(b, i, bounds), x.Leaf, 0)
 		}
 	}
-	walk(in.Block[:], -1, disk.ExtentBounds{End: 1 << 32}, in.blk, in.off+disk.IBlockOffset)
+	walk(in.Block[:], -1, disk.AllExtents, in.blk, in.off+disk.IBlockOffset)
 	return out
 }
 

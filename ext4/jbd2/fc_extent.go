@@ -136,10 +136,6 @@ func (fs *fcFS) readTree(n *fcInode) (fcMap, error) {
 				continue
 			}
 			x := disk.DecodeExtentIdx(disk.ExtentEntry(b, i))
-			below := disk.ExtentBounds{First: x.Block, End: in.End}
-			if i+1 < int(h.Entries) {
-				below.End = uint64(disk.DecodeExtentIdx(disk.ExtentEntry(b, i+1)).Block)
-			}
 			if _, ok := seen[x.Leaf]; ok {
 				return &disk.CorruptError{
 					Struct: "extent node of inode", Num: uint64(n.ino), Block: blk, Off: off + disk.ExtentHeaderSize + i*disk.ExtentSize + 4,
@@ -152,13 +148,13 @@ func (fs *fcFS) readTree(n *fcInode) (fcMap, error) {
 			if err != nil {
 				return err
 			}
-			if err := walk(child, int(h.Depth)-1, below, x.Leaf, 0); err != nil {
+			if err := walk(child, int(h.Depth)-1, disk.ChildBounds(b, i, in), x.Leaf, 0); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	err := walk(n.in.Block[:], -1, disk.ExtentBounds{End: 1 << 32}, n.blk, n.off+disk.IBlockOffset)
+	err := walk(n.in.Block[:], -1, disk.AllExtents, n.blk, n.off+disk.IBlockOffset)
 	if err == nil && len(m.ext) > 0 {
 		m.merge(0, len(m.ext))
 	}
