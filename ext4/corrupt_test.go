@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -336,6 +337,42 @@ func TestBackupSuperblock(t *testing.T) {
 	fs, _ := openImage(t, fixtures.Find(t, "bad-primary"))
 	if fs.PrimaryErr() == nil || fs.SuperOffset() == 1024 {
 		t.Errorf("PrimaryErr %v, SuperOffset %d", fs.PrimaryErr(), fs.SuperOffset())
+	}
+}
+
+// The backup is found whatever the size of the groups.
+func TestBackupSuperblockPlaces(t *testing.T) {
+	fixtures.Need(t, "mke2fs")
+	for _, args := range []string{
+		"-b 1024 ^ 20M", "-b 2048 ^ 70M", "-b 4096 ^ 300M", "-b 65536 ^ 40G",
+		"-b 1024 -O bigalloc -C 2048 ^ 40M", "-b 1024 -O bigalloc -C 65536 ^ 2G", "-b 4096 -O bigalloc -C 16384 ^ 1200M", "-b 8192 ^ 600M", "-b 65536 -O bigalloc -C 262144 ^ 20G",
+	} {
+		img := filepath.Join(t.TempDir(), "image")
+		args := strings.Fields("-q -F -t ext4 " + strings.Replace(args, "^", img, 1))
+		if out, err := exec.Command("mke2fs", args...).CombinedOutput(); err != nil {
+			t.Fatalf("mke2fs %q: %v: %s", args, err, out)
+		}
+		if f, err := os.OpenFile(img, os.O_RDWR, 0); err != nil {
+			t.Fatal(err)
+		} else if _, err := f.WriteAt(make([]byte, 1024), 1024); err != nil {
+			t.Fatal(err)
+		} else {
+			f.Close()
+		}
+		dev, err := blockdev.Open(img, blockdev.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs, err := ext4.Open(dev, ext4.Options{})
+		if err != nil {
+			t.Errorf("mke2fs %q: %v", args, err)
+		} else {
+			if fs.PrimaryErr() == nil || fs.SuperOffset() == 1024 {
+				t.Errorf("mke2fs %q: PrimaryErr %v, SuperOffset %d", args, fs.PrimaryErr(), fs.SuperOffset())
+			}
+			fs.Close()
+		}
+		dev.Close()
 	}
 }
 

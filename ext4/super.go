@@ -66,19 +66,29 @@ func backupFits(s *superSource) bool {
 }
 
 // backupOffsets are the bytes where backups lie when groups have the size that
-// mke2fs gives them: as many blocks as a bitmap block has bits.
+// mke2fs gives them: as many clusters as a bitmap block has bits, which is a power
+// of two in bytes, but at most 65528. With blocks of 1 KiB, but for bigalloc, groups
+// begin at block 1.
 func backupOffsets(size int64) []int64 {
+	const (
+		maxClusters   = 65528 // EXT2_MAX_CLUSTERS_PER_GROUP
+		leastClusters = 8 << disk.MinBlockLog
+	)
 	var out []int64
-	for bits := uint(disk.MinBlockLog); bits <= disk.MaxBlockLog; bits++ {
-		first := int64(0)
-		if bits == disk.MinBlockLog {
-			first = 1
+	add := func(at int64) {
+		if at > 0 && at <= size-disk.SuperblockSize {
+			out = append(out, at)
 		}
-		for _, g := range []int64{1, 3, 5, 7, 9, 25, 27, 49, 81, 125} {
-			at := (first + g*(8<<bits)) << bits
-			if at <= size-disk.SuperblockSize {
-				out = append(out, at)
-			}
+	}
+	groups := []int64{1, 3, 5, 7, 9, 25, 27, 49, 81, 125}
+	for _, g := range groups {
+		add((1 + g*leastClusters) << disk.MinBlockLog)
+	}
+	// Larger bitmaps double the bytes of a group just as larger clusters do.
+	for bits := disk.MinBlockLog; bits <= disk.MaxClusterLog; bits++ {
+		for _, g := range groups {
+			add(g * leastClusters << bits)
+			add(g * maxClusters << bits)
 		}
 	}
 	return out
