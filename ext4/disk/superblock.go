@@ -417,6 +417,8 @@ func CheckSuperblock(b []byte, off int64) error {
 	switch {
 	case sb.ROCompat.Has(ROCompatBigalloc) && (sb.LogClusterSize > MaxClusterLog-MinBlockLog || sb.LogClusterSize < sb.LogBlockSize):
 		return bad(0x1c, "s_log_cluster_size", num(sb.LogClusterSize), fmt.Sprintf("%d to %d", sb.LogBlockSize, MaxClusterLog-MinBlockLog))
+	case !sb.ROCompat.Has(ROCompatBigalloc) && sb.LogClusterSize != sb.LogBlockSize:
+		return bad(0x1c, "s_log_cluster_size", num(sb.LogClusterSize), fmt.Sprintf("%d, the block size, without bigalloc", sb.LogBlockSize))
 	case uint64(sb.InodeSize) > bs || sb.InodeSize < GoodOldInodeSize || bits.OnesCount16(sb.InodeSize) != 1:
 		return bad(0x58, "s_inode_size", num(sb.InodeSize), fmt.Sprintf("a power of two from 128 to %d", bs))
 	case sb.FirstIno < GoodOldFirstIno && sb.RevLevel > 0:

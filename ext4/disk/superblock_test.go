@@ -68,6 +68,7 @@ func TestCheckSuperblock(t *testing.T) {
 		{"checksum type", "s_checksum_type", 0x175, 2, func(sb *Superblock) { sb.ChecksumType = 2 }},
 		{"block size", "s_log_block_size", 0x18, 7, func(sb *Superblock) { sb.BlocksPerGroup, sb.Blocks = 8192, 3*8192 }},
 		{"block size beyond shifts", "s_log_block_size", 0x18, 2, func(sb *Superblock) { sb.LogBlockSize = 1<<32 - 1 }},
+		{"cluster size without bigalloc", "s_log_cluster_size", 0x1c, 0, func(sb *Superblock) { sb.LogClusterSize++ }},
 		{"cluster below block", "s_log_cluster_size", 0x1c, 2, func(sb *Superblock) { bigalloc(sb); sb.LogClusterSize = 1 }},
 		{"cluster size", "s_log_cluster_size", 0x1c, 2, func(sb *Superblock) { bigalloc(sb); sb.LogClusterSize = 21 }},
 		{"small inodes", "s_inode_size", 0x58, 2, func(sb *Superblock) { sb.InodeSize = 64 }},
