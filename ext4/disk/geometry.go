@@ -1,5 +1,7 @@
 package disk
 
+import "math"
+
 // What follows from the superblock alone: where the groups, their descriptors
 // and the inodes lie. All of it expects a superblock that [CheckSuperblock]
 // passed.
@@ -178,3 +180,42 @@ func (sb *Superblock) BaseMetaBlocks(g Group) uint64 {
 	}
 	return n
 }
+
+// MaxFileSize is the size in bytes that no file of a file system can exceed: s_maxbytes
+// for files mapped by extents, s_bitmap_maxbytes for the others (ext4_max_size
+// and ext4_max_bitmap_size in fs/ext4/super.c).
+func (sb *Superblock) MaxFileSize(extents bool) uint64 {
+	bits := sb.BlockBits()
+	huge := sb.ROCompat.Has(ROCompatHugeFile)
+	if extents {
+		size := uint64(1<<32-1) << bits
+		if !huge { // i_blocks counts 512-byte units in 32 bits
+			size = min(size, uint64(1<<32-1)>>(bits-9)<<bits)
+		}
+		return min(size, math.MaxInt64)
+	}
+	per := uint64(1) << (bits - 2) // block numbers in a block
+	limit := uint64(1<<48 - 1)
+	if !huge {
+		limit = (1<<32 - 1) >> (bits - 9)
+	}
+	data := DirectBlocks + per + per*per + per*per*per
+	meta := 1 + (1 + per) + (1 + per + per*per)
+	if data+meta > limit {
+		rest := limit - DirectBlocks - per
+		meta = 1
+		if rest < per*per {
+			meta += 1 + ceilDiv(rest, per)
+		} else {
+			rest -= per * per
+			meta += 1 + per + 1 + ceilDiv(rest, per) + ceilDiv(rest, per*per)
+		}
+		data = limit - meta
+	}
+	if data > math.MaxInt64>>bits {
+		return math.MaxInt64
+	}
+	return data << bits
+}
+
+func ceilDiv(a, b uint64) uint64 { return (a + b - 1) / b }

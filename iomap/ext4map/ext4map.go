@@ -25,7 +25,7 @@ import (
 type Options struct {
 	Dev       uint32 // the backing id of the device, 1 to 1024
 	BlockSize uint64 // of the file system, bytes
-	MaxBytes  uint64 // the largest size of this inode, bytes: see [MaxBytes]
+	MaxBytes  uint64 // the largest size of this inode, bytes: see [disk.Superblock.MaxFileSize]
 	Base      uint64 // byte of the backing device at which the file system begins
 }
 
@@ -34,7 +34,7 @@ func OptionsFor(fs *ext4.FS, in *ext4.Inode) Options {
 	sb := fs.Super()
 	return Options{
 		Dev: 1, BlockSize: uint64(sb.BlockSize()),
-		MaxBytes: MaxBytes(sb, in.Disk().Flags.Has(disk.FlagExtents)),
+		MaxBytes: sb.MaxFileSize(in.Disk().Flags.Has(disk.FlagExtents)),
 	}
 }
 
@@ -150,52 +150,13 @@ func holeEnd(in *ext4.Inode, req iomap.Request, bs uint64) uint64 {
 	return (end + bs - 1) / bs * bs // below 2^64: end is at most 2^63-1
 }
 
-// MaxBytes is the size that no file of a file system can exceed: s_maxbytes
-// for files mapped by extents, s_bitmap_maxbytes for the others (ext4_max_size
-// and ext4_max_bitmap_size in fs/ext4/super.c).
-func MaxBytes(sb *disk.Superblock, extents bool) uint64 {
-	bits := sb.BlockBits()
-	huge := sb.ROCompat.Has(disk.ROCompatHugeFile)
-	if extents {
-		size := uint64(1<<32-1) << bits
-		if !huge { // i_blocks counts 512-byte units in 32 bits
-			size = min(size, uint64(1<<32-1)>>(bits-9)<<bits)
-		}
-		return min(size, math.MaxInt64)
-	}
-	per := uint64(1) << (bits - 2) // block numbers in a block
-	limit := uint64(1<<48 - 1)
-	if !huge {
-		limit = (1<<32 - 1) >> (bits - 9)
-	}
-	data := disk.DirectBlocks + per + per*per + per*per*per
-	meta := 1 + (1 + per) + (1 + per + per*per)
-	if data+meta > limit {
-		rest := limit - disk.DirectBlocks - per
-		meta = 1
-		if rest < per*per {
-			meta += 1 + ceilDiv(rest, per)
-		} else {
-			rest -= per * per
-			meta += 1 + per + 1 + ceilDiv(rest, per) + ceilDiv(rest, per*per)
-		}
-		data = limit - meta
-	}
-	if data > math.MaxInt64>>bits {
-		return math.MaxInt64
-	}
-	return data << bits
-}
-
-func ceilDiv(a, b uint64) uint64 { return (a + b - 1) / b }
-
 // Env is what the kernel knows of fs when it judges an answer: block size and
 // largest file size as CONFIG has told them, and one device, open for reading.
 func Env(fs *ext4.FS) iomap.Env {
 	sb := fs.Super()
 	return iomap.Env{
 		BlockSize: uint64(sb.BlockSize()),
-		MaxBytes:  MaxBytes(sb, true),
+		MaxBytes:  sb.MaxFileSize(true),
 		Devices:   map[uint32]iomap.Device{1: {Readable: true, Size: sb.Blocks << sb.BlockBits()}},
 	}
 }

@@ -8,7 +8,6 @@ import (
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
-	"e4go/ext4/disk"
 	"e4go/fixtures"
 	"e4go/iomap"
 
@@ -120,7 +119,7 @@ func TestBeginAddress(t *testing.T) {
 func TestBeginRefuses(t *testing.T) {
 	fs := tour(t)
 	file, dir := resolve(t, fs, "/README.txt"), resolve(t, fs, "/docs")
-	most := MaxBytes(fs.Super(), true)
+	most := fs.Super().MaxFileSize(true)
 	tests := []struct {
 		name string
 		in   *ext4.Inode
@@ -170,32 +169,6 @@ func TestWalk(t *testing.T) {
 		}
 		if at < req.Pos+req.Count {
 			t.Errorf("%s: ended at %d, want %d", path, at, req.Pos+req.Count)
-		}
-	}
-}
-
-// The sizes are those that the kernel gives: ext4.rst and the mount of such file systems.
-func TestMaxBytes(t *testing.T) {
-	const huge = disk.ROCompatHugeFile
-	tests := []struct {
-		logBlockSize uint32
-		ro           disk.ROCompat
-		extents      bool
-		want         uint64
-	}{
-		{0, huge, true, (1<<32 - 1) << 10},
-		{2, huge, true, (1<<32 - 1) << 12}, // 16 TiB less a block
-		{6, huge, true, (1<<32 - 1) << 16},
-		{2, 0, true, (1<<32 - 1) >> 3 << 12},                                // 2 TiB, by i_blocks
-		{0, huge, false, (12 + 256 + 256*256 + 256*256*256) << 10},          // 16 GiB
-		{2, huge, false, (12 + 1024 + 1024*1024 + 1024*1024*1024) << 12},    // 4 TiB
-		{0, 0, false, (12 + 256 + 256*256 + 256*256*256) << 10},             // fits 32 bits of sectors
-		{2, 0, false, ((1<<32-1)>>3 - (1 + 1025 + 1 + 523263 + 511)) << 12}, // 2 TiB less the map
-	}
-	for _, tt := range tests {
-		sb := disk.Superblock{LogBlockSize: tt.logBlockSize, ROCompat: tt.ro}
-		if got := MaxBytes(&sb, tt.extents); got != tt.want {
-			t.Errorf("blocks of %d, ro_compat %#x, extents %t: got %d, want %d", sb.BlockSize(), uint32(tt.ro), tt.extents, got, tt.want)
 		}
 	}
 }
