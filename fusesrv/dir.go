@@ -124,7 +124,8 @@ func (r *rawFS) ReadDir(_ <-chan struct{}, i *fuse.ReadIn, out *fuse.DirEntryLis
 // ReadDirPlus is ReadDir and a Lookup of each name. An inode that cannot be
 // had comes without attributes: to look it up is what fails then, not the listing.
 func (r *rawFS) ReadDirPlus(_ <-chan struct{}, i *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return r.list(i, func(e *ext4.DirEntry) bool {
+	var files []listed
+	status := r.list(i, func(e *ext4.DirEntry) bool {
 		entry := out.AddDirLookupEntry(direntry(e))
 		if entry == nil {
 			return false
@@ -142,8 +143,13 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, i *fuse.ReadIn, out *fuse.DirEntr
 		}
 		fillEntry(in, &st, entry)
 		out.FixMode(st.Mode)
+		if in.Type() == disk.ModeReg && st.Size > 0 && st.Size <= smallFile {
+			files = append(files, listed{e.Ino, e.Name})
+		}
 		return true
 	})
+	r.ahead.listed(inoOf(i.NodeId), i.Offset == 0, files)
+	return status
 }
 
 func direntry(e *ext4.DirEntry) fuse.DirEntry {

@@ -61,6 +61,7 @@ func (r *rawFS) Read(_ <-chan struct{}, i *fuse.ReadIn, buf []byte) (fuse.ReadRe
 	if off < 0 {
 		return nil, fuse.EINVAL
 	}
+	r.ahead.read(in, off)
 	if res := r.image.piece(in, off, len(buf)); res != nil {
 		return res, fuse.OK
 	}

@@ -21,17 +21,19 @@
 // # Concurrency
 //
 // go-fuse calls each request's method on a goroutine of its own, many at once.
-// The methods share an ext4.FS, which is safe for that, and three things with a
+// The methods share an ext4.FS, which is safe for that, and four things with a
 // lock each, none of which is held while another is taken, over I/O, or over
 // a call into the kernel:
 //
 //	dirStreams.mu   listings that wait for their next READDIR
+//	ahead.mu        the small files of directories that were listed
 //	reporter.mu     which complaints have been logged
 //	holder.mu       who waits for the server to let go
 //
 // Rules against deadlock with the kernel: no method opens, stats or reads
 // anything below its own mount point, none sends a notification, and none
-// waits for another request. A process that serves and uses the mount itself
+// waits for another request. Notifications are sent by ahead's goroutine alone,
+// which holds nothing while the kernel waits for a page that a READ has locked. A process that serves and uses the mount itself
 // must have called [Server.WaitMount], after which the kernel asks nothing at
 // epoll_ctl, where a Go program waits without giving its processor away.
 package fusesrv
@@ -96,6 +98,7 @@ type Server struct {
 	dir    string // immutable: the mount point, with no symbolic links
 	direct bool   // immutable: mounted by mount(2), not by fusermount3
 	fuse   *fuse.Server
+	ahead  *ahead
 	hold   *holder
 	done   chan struct{} // closed when Serve ends
 }
@@ -120,6 +123,9 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	}
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, fmt.Errorf("mount point: %w", err)
+	}
+	if m, err := mountAt(dir); err == nil && m.source == o.FSName && m.fstype == "fuse."+o.Subtype {
+		return nil, fmt.Errorf("mount %s on %s: it is mounted there already: %w", o.FSName, dir, unix.EBUSY)
 	}
 	direct := os.Geteuid() == 0
 	var fd int
@@ -173,14 +179,16 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{fuse: srv, done: make(chan struct{})}, nil
+	return &Server{fuse: srv, ahead: raw.ahead, done: make(chan struct{})}, nil
 }
 
 // Serve answers requests until the file system has been unmounted, by
 // whomever. It must be called once.
 func (s *Server) Serve() {
 	defer close(s.done)
+	go s.ahead.run()
 	s.fuse.Serve()
+	s.ahead.stop()
 }
 
 // Wait returns when Serve has.

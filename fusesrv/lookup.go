@@ -18,6 +18,7 @@ type rawFS struct {
 
 	fs    *ext4.FS // immutable
 	image image    // immutable
+	ahead *ahead
 	reporter
 	dirs dirStreams
 
@@ -30,6 +31,7 @@ func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		fs:            fs,
 		image:         newImage(fs, o.Fd),
+		ahead:         newAhead(fs),
 		reporter:      reporter{log: logger},
 	}
 }
@@ -41,6 +43,9 @@ func (r *rawFS) Init(s *fuse.Server) {
 	caps := s.KernelSettings().Flags64()
 	r.declineOpen = caps&fuse.CAP_NO_OPEN_SUPPORT != 0 && !hasEncrypt(r.fs)
 	r.declineOpenDir = caps&fuse.CAP_NO_OPENDIR_SUPPORT != 0
+	if s.KernelSettings().SupportsNotify(fuse.NOTIFY_STORE_CACHE) {
+		r.ahead.store = s.InodeNotifyStoreCache
+	}
 }
 
 // OnUnmount runs when the last request has been answered.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,7 +48,7 @@ func unmount(dir string, direct bool) error {
 // It asks nothing of the server before, so that a mount whose server hangs or
 // is dead can be unmounted too.
 func Unmount(dir string) error {
-	m, err := ourMount(dir)
+	m, err := fuseMount(dir)
 	if err != nil {
 		return err
 	}
@@ -57,6 +58,9 @@ func Unmount(dir string) error {
 			c.Close()
 		}
 	}()
+	if m.fstype != "fuse."+Subtype && len(waits) == 0 {
+		return fmt.Errorf("%s: %w", dir, ErrNotOurs)
+	}
 	if err := unmount(m.point, os.Geteuid() == 0); err != nil {
 		return err
 	}
@@ -73,8 +77,8 @@ func Unmount(dir string) error {
 	return nil
 }
 
-// ourMount finds the mount of e4go whose mount point dir is.
-func ourMount(dir string) (mountInfo, error) {
+// fuseMount finds the FUSE mount whose mount point dir is.
+func fuseMount(dir string) (mountInfo, error) {
 	// A statx that asks for nothing is answered by the kernel alone, for
 	// everybody.
 	var st unix.Statx_t
@@ -87,7 +91,7 @@ func ourMount(dir string) (mountInfo, error) {
 		return mountInfo{}, err
 	}
 	for _, m := range all {
-		if m.id == st.Mnt_id && m.fstype == "fuse."+Subtype && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		if m.id == st.Mnt_id && strings.HasPrefix(m.fstype, "fuse") && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
 			return m, nil
 		}
 	}

@@ -73,12 +73,16 @@ func TestUnmountRefuses(t *testing.T) {
 	}
 }
 
-// A second mount at the same place hides the first, and goes first.
+// A second mount at the same place hides the first, and goes first. One of the
+// same image is a mistake.
 func TestUnmountTopmost(t *testing.T) {
 	path := tourFile(t)
 	below := mountFile(t, path, 0, Options{}, ext4.Options{})
 	fs, _, _ := openFS(t, path, 0, ext4.Options{})
-	above, err := Mount(fs, below.dir, Options{FSName: path})
+	if s, err := Mount(fs, below.dir, Options{FSName: path}); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("the same image: got %v, %v, want EBUSY", s, err)
+	}
+	above, err := Mount(fs, below.dir, Options{FSName: "another"})
 	if err != nil {
 		t.Fatal(err)
 	}
