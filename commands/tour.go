@@ -3,7 +3,6 @@ package commands
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,16 +22,14 @@ that was made is removed. It needs nothing but this program.
 
 Exit status:
   0 done; 2 a step failed.`,
+	Flags: []cli.Flag{
+		&cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"},
+	},
 	Action: runTour,
 }
 
-// A tourStep is a command of e4go and why one would want it.
-type tourStep struct {
-	why  string
-	line string
-}
-
-var tourSteps = []tourStep{
+// tourSteps are commands of e4go and why one would want them.
+var tourSteps = []struct{ why, line string }{
 	{"What is in this image? Its journal was not clean: it has been replayed, in memory only.", "info disk.img"},
 	{"Look around without mounting.", "ls -l -i disk.img /"},
 	{"The file that only the journal knew.", "cat -i disk.img /after-the-crash.txt"},
@@ -44,8 +41,15 @@ var tourSteps = []tourStep{
 	{"What mapping would an iomap server hand the kernel for a read at byte 18500?", "iomap-probe -i disk.img --op read --count 4096 /extents.dat 18500"},
 }
 
-// tourLines is how much of a long answer is shown.
+// tourLines is how much of a long answer is shown to people.
 const tourLines = 24
+
+// A tour shows command lines and what they print.
+type tour struct {
+	c   *cli.Context
+	o   *output
+	dir string // where disk.img and mnt are
+}
 
 func runTour(c *cli.Context) (err error) {
 	dir, err := os.MkdirTemp("", "e4go-tour-")
@@ -53,79 +57,118 @@ func runTour(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	image := filepath.Join(dir, "disk.img")
-	if err := os.WriteFile(image, fixtures.Tour(), 0o644); err != nil {
+	t := &tour{c: c, o: out(c), dir: dir}
+	if err := os.WriteFile(t.path("disk.img"), fixtures.Tour(), 0o644); err != nil {
 		return err
 	}
-	o := out(c)
+	if t.o.json {
+		t.o.kArr("steps")
+	}
 	for _, s := range tourSteps {
-		if err := tourStepRun(c, o, image, s); err != nil {
+		if status, err := t.e4go(s.why, s.line); err != nil {
 			return err
+		} else if status != 0 {
+			return fmt.Errorf("e4go %s: exit status %d", s.line, status)
 		}
 	}
-	if err := tourMount(c, o, image, filepath.Join(dir, "mnt")); err != nil {
+	if err := t.mount(); err != nil {
 		return err
 	}
-	o.line("\nThat was the tour. e4go help COMMAND is the manual of each command.")
+	if !t.o.json {
+		t.o.line("\nThat was the tour. e4go help COMMAND is the manual of each command.")
+	}
 	return nil
 }
 
-// tourStepRun shows a command line and the start of what it prints.
-func tourStepRun(c *cli.Context, w io.Writer, image string, s tourStep) error {
-	fmt.Fprintf(w, "\n# %s\n$ e4go %s\n", s.why, s.line)
+func (t *tour) path(name string) string { return filepath.Join(t.dir, name) }
+
+// e4go runs a command line of e4go in which disk.img and mnt are the tour's,
+// and shows what it prints.
+func (t *tour) e4go(why, line string) (status int, err error) {
 	args := []string{programName}
-	for _, word := range strings.Fields(s.line) {
-		if word == "disk.img" {
-			word = image
+	for _, word := range strings.Fields(line) {
+		if word == "disk.img" || word == "mnt" {
+			word = t.path(word)
 		}
 		args = append(args, word)
 	}
 	var text strings.Builder
-	if status := run(c.Context, args, &text, out(c).stderr); status != 0 {
-		return fmt.Errorf("e4go %s: exit status %d", s.line, status)
-	}
-	lines := strings.SplitAfter(strings.ReplaceAll(text.String(), image, "disk.img"), "\n")
-	for i, line := range lines {
-		if i == tourLines && len(lines) > tourLines+2 {
-			fmt.Fprintf(w, "... %d more lines\n", len(lines)-tourLines-1)
-			break
-		}
-		io.WriteString(w, line)
-	}
-	return nil
+	status = run(t.c.Context, args, &text, t.o.stderr)
+	return status, t.show(why, programName+" "+line, status, strings.ReplaceAll(text.String(), t.dir+"/", ""))
 }
 
-// tourMount mounts the image where that is possible, lists it and unmounts it.
-func tourMount(c *cli.Context, w io.Writer, image, mnt string) (err error) {
-	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
-		fmt.Fprintf(w, "\n# Mounting is left out: %v\n", err)
+// show shows a command line and the start of what it has printed.
+func (t *tour) show(why, line string, status int, text string) error {
+	o := t.o
+	if o.json {
+		o.obj()
+		o.kStr("why", why)
+		o.kStr("command", line)
+		o.kInt("status", int64(status))
+		o.kStr("output", text)
+		o.end()
+		return o.fail()
+	}
+	if why != "" {
+		o.line("\n# " + why)
+	}
+	o.line("$ " + line)
+	lines := strings.SplitAfter(text, "\n")
+	for i, line := range lines {
+		if i == tourLines && len(lines) > tourLines+2 {
+			o.line(fmt.Sprintf("... %d more lines", len(lines)-tourLines-1))
+			break
+		}
+		o.str(line)
+		o.lined()
+	}
+	return o.fail()
+}
+
+// mount mounts the image where that is possible, lists it and unmounts it.
+func (t *tour) mount() (err error) {
+	leftOut := func(why string) error {
+		if !t.o.json {
+			t.o.line("\n# Mounting is left out: " + why)
+		}
 		return nil
-	} else if err := f.Close(); err != nil {
+	}
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return leftOut(err.Error())
+	}
+	if err := f.Close(); err != nil {
 		return err
 	}
+	mnt := t.path("mnt")
 	if err := os.Mkdir(mnt, 0o755); err != nil {
 		return err
 	}
-	fmt.Fprint(w, "\n# Mount it, read-only, and let any program read it.\n$ e4go mount -o ro disk.img mnt\n")
-	if status := run(c.Context, []string{programName, "mount", "-o", "ro", image, mnt}, w, out(c).stderr); status != 0 {
-		fmt.Fprintf(w, "# This system does not let us mount (exit status %d): left out.\n", status)
-		return nil
+	status, err := t.e4go("Mount it, read-only, and let any program read it.", "mount -o ro disk.img mnt")
+	if err != nil {
+		return err
+	}
+	if status != 0 {
+		return leftOut(fmt.Sprintf("this system does not let us (exit status %d)", status))
 	}
 	defer func() {
-		fmt.Fprint(w, "$ e4go umount mnt\n")
-		if status := run(c.Context, []string{programName, "umount", mnt}, w, out(c).stderr); status != 0 {
-			err = errors.Join(err, fmt.Errorf("e4go umount: exit status %d", status))
+		status, uerr := t.e4go("", "umount mnt")
+		if status != 0 {
+			uerr = errors.Join(uerr, fmt.Errorf("e4go umount: exit status %d", status))
 		}
+		err = errors.Join(err, uerr)
 	}()
-	fmt.Fprint(w, "$ ls mnt; cat mnt/after-the-crash.txt\n")
 	list, err := os.ReadDir(mnt)
 	if err != nil {
 		return err
 	}
+	var text strings.Builder
 	for _, e := range list {
-		fmt.Fprintf(w, "%s  ", e.Name())
+		text.WriteString(e.Name() + "  ")
 	}
 	b, err := os.ReadFile(filepath.Join(mnt, "after-the-crash.txt"))
-	fmt.Fprintf(w, "\n%s", b)
-	return err
+	if err != nil {
+		return err
+	}
+	return t.show("", "ls mnt; cat mnt/after-the-crash.txt", 0, text.String()+"\n"+string(b))
 }
