@@ -8,7 +8,7 @@ const (
 	ExtentSize       = 12 // leaf and index entries alike
 	ExtentMaxDepth   = 5  // EXT4_MAX_EXTENT_DEPTH
 	ExtentTailSize   = 4  // et_checksum
-	maxInitLen       = 32768
+	MaxExtentLen     = 32768
 	extMaxBlocks     = 1<<32 - 1 // EXT_MAX_BLOCKS: the end of the longest file
 )
 
@@ -55,8 +55,8 @@ func DecodeExtent(b []byte) Extent {
 		Len:   le.Uint16(p[0x4:0x6]),
 		Start: PBlock(le.Uint16(p[0x6:0x8]))<<32 | PBlock(le.Uint32(p[0x8:0xc])),
 	}
-	if e.Len > maxInitLen {
-		e.Len, e.Unwritten = e.Len-maxInitLen, true
+	if e.Len > MaxExtentLen {
+		e.Len, e.Unwritten = e.Len-MaxExtentLen, true
 	}
 	return e
 }
@@ -66,7 +66,7 @@ func (e Extent) Put(b []byte) {
 	p := (*[ExtentSize]byte)(b)
 	n := e.Len
 	if e.Unwritten {
-		n += maxInitLen
+		n += MaxExtentLen
 	}
 	le.PutUint32(p[0x0:0x4], uint32(e.Block))
 	le.PutUint16(p[0x4:0x6], n)

@@ -1,0 +1,311 @@
+package mkfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"e4go/ext4/disk"
+)
+
+// A filler takes the entries of sources into a tree and gives their contents a
+// place: at once, when the volume exists and the content cannot wait; else later.
+type filler struct {
+	t       *tree
+	v       *volume // nil until the size is known
+	w       *dataWriter
+	o       *Options
+	change  func(*Entry)
+	stats   *Stats
+	sums    sums
+	lastDir string // the last directory that was looked up
+	lastID  nodeID
+}
+
+// Stats count what has been done so far.
+type Stats struct {
+	Files, Dirs, Others, HardLinks uint64 // entries of the tree
+	Bytes                          uint64 // of contents, holes not counted
+}
+
+// addAll adds all entries of a source.
+func (f *filler) addAll(ctx context.Context, src Source) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		e, err := src.Next(ctx)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := f.add(ctx, e); err != nil {
+			return err
+		}
+	}
+}
+
+// errPath says what is wrong with an entry.
+func errPath(path string, format string, args ...any) error {
+	return fmt.Errorf("%s: %w", shownPath(path), fmt.Errorf(format, args...))
+}
+
+func shownPath(path string) string {
+	if path == "" {
+		return "/"
+	}
+	return path
+}
+
+// add adds one entry. A later entry of the same path takes the place of an
+// earlier one; a directory keeps what is in it.
+func (f *filler) add(ctx context.Context, e *Entry) error {
+	if f.change != nil {
+		f.change(e)
+	}
+	id, err := f.place(e)
+	if err != nil || e.HardLink != "" {
+		return err
+	}
+	n := f.t.node(id)
+	n.mode, n.uid, n.gid, n.project = e.Mode, e.UID, e.GID, e.Project
+	n.flags = e.Flags
+	n.mtime, n.nsec = e.Mtime.Sec, e.Mtime.Nsec
+	n.state |= nodeExplicit
+	if n.xattrs, err = f.t.xattrSet(e.Xattrs); err != nil {
+		return errPath(e.Path, "%w", err)
+	}
+	switch e.Mode.Type() {
+	case disk.ModeDir:
+		f.stats.Dirs++
+	case disk.ModeReg:
+		f.stats.Files++
+		n.size = e.Size
+		if e.Size < 0 {
+			return errPath(e.Path, "its size is %d", e.Size)
+		}
+		if e.Size == 0 {
+			return nil
+		}
+		if f.v == nil || e.Content.Later() {
+			if !e.Content.Later() {
+				panic("mkfs: a stream without a volume to go to")
+			}
+			f.t.detailOf(id).content = e.Content
+			return nil
+		}
+		return f.write(ctx, id, e.Content)
+	case disk.ModeLink:
+		f.stats.Others++
+		if e.Link == "" || len(e.Link) >= 4096 {
+			return errPath(e.Path, "the target of the symbolic link has %d bytes, want 1 to 4095", len(e.Link))
+		}
+		if strings.Contains(e.Link, "\x00") {
+			return errPath(e.Path, "the target of the symbolic link has a NUL")
+		}
+		n.size = int64(len(e.Link))
+		f.t.detailOf(id).target = e.Link
+	case disk.ModeChar, disk.ModeBlock:
+		f.stats.Others++
+		d := f.t.detailOf(id)
+		d.major, d.minor = e.Major, e.Minor
+	case disk.ModeFIFO, disk.ModeSocket:
+		f.stats.Others++
+	default:
+		return errPath(e.Path, "its mode is %#o, which is of no known type", e.Mode)
+	}
+	return nil
+}
+
+// place returns the node for an entry's path, made new unless both what is there and the
+// entry are directories.
+func (f *filler) place(e *Entry) (nodeID, error) {
+	path := strings.Trim(e.Path, "/")
+	if path == "" {
+		if e.Mode.Type() != disk.ModeDir || e.HardLink != "" {
+			return 0, errPath(e.Path, "the root is no directory")
+		}
+		return rootNode, nil
+	}
+	dir, name := "", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		dir, name = path[:i], path[i+1:]
+	}
+	parent, err := f.dir(dir)
+	if err != nil {
+		return 0, err
+	}
+	if err := checkName(name); err != nil {
+		return 0, errPath(e.Path, "%w", err)
+	}
+	var target nodeID
+	if e.HardLink != "" {
+		if target, err = f.lookup(e.HardLink); err != nil {
+			return 0, errPath(e.Path, "hard link to %s: %w", e.HardLink, err)
+		}
+		target = f.t.target(target)
+		if f.t.node(target).mode.Type() == disk.ModeDir {
+			return 0, errPath(e.Path, "hard link to %s, a directory", e.HardLink)
+		}
+	}
+	if old := f.t.find(parent, []byte(name)); old != 0 {
+		o := f.t.node(old)
+		switch {
+		case e.HardLink != "" && f.t.target(old) == target:
+			return old, nil // it is that already
+		case e.HardLink == "" && o.mode.Type() == disk.ModeDir && e.Mode.Type() == disk.ModeDir:
+			return old, nil
+		}
+		f.forget(old)
+	}
+	id, err := f.t.add(parent, []byte(name))
+	if err != nil {
+		return 0, err
+	}
+	if target != 0 {
+		f.stats.HardLinks++
+		n := f.t.node(id)
+		n.state |= nodeAlias | nodeExplicit
+		n.mode = f.t.node(target).mode
+		f.t.detailOf(id).alias = target
+		f.t.node(target).links++
+		if f.t.node(target).links > maxLinks {
+			return 0, errPath(e.Path, "its inode has more than %d names", maxLinks)
+		}
+	}
+	return id, nil
+}
+
+// maxLinks is EXT4_LINK_MAX.
+const maxLinks = 65000
+
+var errNoSuchEntry = errors.New("no such entry before it")
+
+// lookup finds the node of a path.
+func (f *filler) lookup(path string) (nodeID, error) {
+	id := rootNode
+	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if name == "" {
+			continue
+		}
+		if id = f.t.find(id, []byte(name)); id == 0 {
+			return 0, errNoSuchEntry
+		}
+	}
+	return id, nil
+}
+
+// dir returns the directory of a path. Those that have not been named yet are
+// made, with the time of the file system.
+func (f *filler) dir(path string) (nodeID, error) {
+	if path == "" {
+		return rootNode, nil
+	}
+	if path == f.lastDir && f.t.node(f.lastID).state&nodeDead == 0 {
+		return f.lastID, nil
+	}
+	id := rootNode
+	for name := range strings.SplitSeq(path, "/") {
+		if name == "" {
+			continue
+		}
+		if err := checkName(name); err != nil {
+			return 0, errPath(path, "%w", err)
+		}
+		c := f.t.find(id, []byte(name))
+		if c == 0 {
+			var err error
+			if c, err = f.t.add(id, []byte(name)); err != nil {
+				return 0, err
+			}
+			n := f.t.node(c)
+			n.mode, n.mtime = disk.ModeDir|0o755, f.o.Time.Unix()
+		}
+		if f.t.node(f.t.target(c)).mode.Type() != disk.ModeDir {
+			return 0, errPath(path, "%s is no directory", f.t.path(c))
+		}
+		id = c
+	}
+	f.lastDir, f.lastID = path, id
+	return id, nil
+}
+
+// checkName refuses what cannot be the name of an entry.
+func checkName(name string) error {
+	switch {
+	case name == "" || name == "." || name == "..":
+		return fmt.Errorf("%q is no name of an entry", name)
+	case len(name) > disk.MaxNameLen:
+		return fmt.Errorf("the name has %d bytes, at most %d are allowed", len(name), disk.MaxNameLen)
+	case strings.ContainsAny(name, "/\x00"):
+		return fmt.Errorf("the name %q has a slash or a NUL", name)
+	}
+	return nil
+}
+
+// forget removes a node, and gives back the blocks of what has no other name.
+func (f *filler) forget(id nodeID) {
+	var drop func(nodeID)
+	drop = func(id nodeID) {
+		n := f.t.node(id)
+		for c := n.child; c != 0; c = f.t.node(c).next {
+			drop(c)
+		}
+		if n.state&nodeAlias != 0 {
+			f.t.node(f.t.target(id)).links--
+			return
+		}
+		if n.links > 1 && n.mode.Type() != disk.ModeDir {
+			f.t.promote(id)
+			return
+		}
+		f.release(n)
+	}
+	drop(id)
+	f.t.remove(id)
+}
+
+// promote makes another name of an inode the one that owns it.
+func (t *tree) promote(id nodeID) {
+	var heir nodeID
+	for i := range t.nodes {
+		n := &t.nodes[i]
+		if n.state&nodeAlias == 0 || n.state&nodeDead != 0 || t.details[n.detail].alias != id {
+			continue
+		}
+		if heir == 0 {
+			heir = nodeID(i)
+			continue
+		}
+		t.details[n.detail].alias = heir
+	}
+	if heir == 0 {
+		return
+	}
+	old, h := *t.node(id), t.node(heir)
+	name, nameLen, parent, next := h.name, h.nameLen, h.parent, h.next
+	*h = old
+	h.name, h.nameLen, h.parent, h.next, h.child = name, nameLen, parent, next, 0
+	h.state &^= nodeAlias | nodeDead
+	h.links--
+	t.node(id).detail = 0
+}
+
+// release gives back the blocks of a file that was written and is replaced.
+func (f *filler) release(n *node) {
+	if f.v == nil || n.mode.Type() != disk.ModeReg {
+		return
+	}
+	if n.blocks > 0 {
+		f.w.release(run{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)})
+	}
+	if n.detail != 0 {
+		for _, e := range f.t.details[n.detail].extents {
+			f.w.release(run{e.Start, e.Start + disk.PBlock(e.Len)})
+		}
+	}
+}

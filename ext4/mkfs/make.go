@@ -1,0 +1,135 @@
+package mkfs
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
+)
+
+// A Result says what was made.
+type Result struct {
+	Super  disk.Superblock
+	Stats  Stats
+	Digest [sha256.Size]byte // of all names, attributes and contents
+	Phases []Phase
+}
+
+// A Phase is a part of the work and how long it took.
+type Phase struct {
+	Name string
+	Time time.Duration
+}
+
+// Make writes the file system that p describes to dev, filled from the
+// sources, the first first. All of dev's bytes from the start of the file system
+// to its end may be written.
+func Make(ctx context.Context, dev blockdev.Device, p *Params, sources ...Source) (*Result, error) {
+	v, err := newVolume(p, dev)
+	if err != nil {
+		return nil, err
+	}
+	f := &filler{t: newTree(), v: v, o: &p.o, stats: &Stats{}}
+	f.w = newDataWriter(v)
+	defer f.w.close()
+	if err := f.root(); err != nil {
+		return nil, err
+	}
+	for _, s := range sources {
+		if err := f.addAll(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	f.t.sort()
+	if err := f.contents(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.w.close(); err != nil {
+		return nil, err
+	}
+	r := &Result{Digest: f.digest(nil, false)}
+	f.identify(r.Digest)
+	if err := f.finish(ctx); err != nil {
+		return nil, err
+	}
+	r.Super, r.Stats = v.sb, *f.stats
+	return r, nil
+}
+
+// root makes the directories that every file system has.
+func (f *filler) root() error {
+	n := f.t.node(rootNode)
+	n.uid, n.gid, n.mtime = f.o.RootUID, f.o.RootGID, f.o.Time.Unix()
+	if f.o.RootPerms != nil {
+		n.mode = disk.ModeDir | disk.Mode(*f.o.RootPerms)&disk.ModePerm
+	}
+	id, err := f.t.add(rootNode, []byte("lost+found"))
+	if err != nil {
+		return err
+	}
+	l := f.t.node(id)
+	l.mode, l.mtime = disk.ModeDir|0o700, f.o.Time.Unix()
+	return nil
+}
+
+// contents writes the contents that could wait.
+func (f *filler) contents(ctx context.Context) error {
+	return f.t.walk(func(id nodeID) error {
+		n := f.t.node(id)
+		if n.state&nodeAlias != 0 || n.mode.Type() != disk.ModeReg || n.detail == 0 {
+			return nil
+		}
+		d := &f.t.details[n.detail]
+		c := d.content
+		if c == nil {
+			return nil
+		}
+		d.content = nil
+		return f.write(ctx, id, c)
+	})
+}
+
+// identify gives the file system the UUID and the hash seed that were asked
+// for, or derives them from what it holds.
+func (f *filler) identify(digest [sha256.Size]byte) {
+	o := *f.o
+	o.UUID, o.HashSeed = nil, nil
+	options, err := json.Marshal(struct {
+		Options Options
+		Size    uint64
+	}{o, f.v.sb.Blocks})
+	if err != nil {
+		panic("mkfs: " + err.Error()) // all fields can be marshalled
+	}
+	derive := func(what string) UUID {
+		h := sha256.New()
+		fmt.Fprintf(h, "e4go mkfs %s\n", what)
+		h.Write(options)
+		h.Write(digest[:])
+		u := UUID(h.Sum(nil)[:16])
+		u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80 // version 8: made by rules of our own
+		return u
+	}
+	sb := &f.v.sb
+	if o := f.v.p.uuid; o != nil {
+		sb.UUID = *o
+	} else {
+		sb.UUID = derive("uuid")
+	}
+	seed := f.v.p.hashSeed
+	if seed == nil {
+		u := derive("hash seed")
+		seed = &u
+	}
+	for i := range sb.HashSeed {
+		sb.HashSeed[i] = binary.LittleEndian.Uint32(seed[4*i:])
+	}
+	if sb.Incompat.Has(disk.IncompatCsumSeed) {
+		sb.ChecksumSeed = disk.CRC32C(^uint32(0), sb.UUID[:])
+	}
+}
