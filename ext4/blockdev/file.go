@@ -87,6 +87,16 @@ func Open(path string, opts Options) (*File, error) {
 	return f, nil
 }
 
+// NewFile returns the regular file f, which it takes over, as a device. path is what
+// errors call it. Options but Write are not heeded: whoever made f holds it.
+func NewFile(f *os.File, path string, opts Options) (*File, error) {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	return &File{f: f, path: path, size: size, write: opts.Write}, nil
+}
+
 // init makes f of fd, which it owns from now on: f.Close closes it.
 func (f *File) init(fd int, st *unix.Stat_t, opts Options) error {
 	nonblockErr := unix.SetNonblock(fd, false)

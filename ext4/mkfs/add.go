@@ -2,36 +2,76 @@ package mkfs
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 
 	"e4go/ext4/disk"
 )
 
-// A filler takes the entries of sources into a tree and gives their contents a
+// A Builder takes the entries of sources into a tree and gives their contents a
 // place: at once, when the volume exists and the content cannot wait; else later.
-type filler struct {
+//
+//	Scan... --> Fit --> Write            the size follows from the contents
+//	[Scan...] --> Resolve --> Write...   the size is given
+//
+// It belongs to one goroutine, but for [Builder.Stats].
+type Builder struct {
 	t       *tree
 	v       *volume // nil until the size is known
 	w       *dataWriter
 	o       *Options
 	change  func(*Entry)
-	stats   *Stats
+	stats   *counters
 	sums    sums
 	lastDir string // the last directory that was looked up
 	lastID  nodeID
+
+	// Of the source that is being read, to tell what comes from those before.
+	first   nodeID          // its first new node
+	touched map[nodeID]bool // older nodes that it has named
 }
+
+// NewBuilder returns a builder of a tree that has nothing but lost+found. change,
+// if not nil, may change each entry before it is taken.
+func NewBuilder(o Options, change func(*Entry)) (*Builder, error) {
+	f := &Builder{t: newTree(), o: &o, change: change, stats: &counters{}}
+	return f, f.root()
+}
+
+// HashContents makes the builder sum contents with SHA-256, which a manifest
+// and the content hash of [Result] need.
+func (f *Builder) HashContents() {
+	f.sums.sha, f.sums.list = sha256.New(), make(map[nodeID][sha256.Size]byte)
+}
+
+// Scan takes all entries of a source. Its contents must be such that can wait.
+func (f *Builder) Scan(ctx context.Context, src Source) error { return f.addAll(ctx, src) }
 
 // Stats count what has been done so far.
 type Stats struct {
 	Files, Dirs, Others, HardLinks uint64 // entries of the tree
-	Bytes                          uint64 // of contents, holes not counted
+	Bytes                          uint64 // of contents that were written, holes not counted
+	Total                          uint64 // of contents that are known of
+}
+
+// counters are the Stats while they grow.
+type counters struct {
+	files, dirs, others, hardLinks, bytes, total atomic.Uint64
+}
+
+// Stats may be called from any goroutine at any time.
+func (f *Builder) Stats() Stats {
+	c := f.stats
+	return Stats{c.files.Load(), c.dirs.Load(), c.others.Load(), c.hardLinks.Load(), c.bytes.Load(), c.total.Load()}
 }
 
 // addAll adds all entries of a source.
-func (f *filler) addAll(ctx context.Context, src Source) error {
+func (f *Builder) addAll(ctx context.Context, src Source) error {
+	f.first, f.touched = nodeID(len(f.t.nodes)), make(map[nodeID]bool)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -63,7 +103,10 @@ func shownPath(path string) string {
 
 // add adds one entry. A later entry of the same path takes the place of an
 // earlier one; a directory keeps what is in it.
-func (f *filler) add(ctx context.Context, e *Entry) error {
+func (f *Builder) add(ctx context.Context, e *Entry) error {
+	if e.Whiteout || e.Opaque {
+		return f.whiteout(e)
+	}
 	if f.change != nil {
 		f.change(e)
 	}
@@ -71,9 +114,14 @@ func (f *filler) add(ctx context.Context, e *Entry) error {
 	if err != nil || e.HardLink != "" {
 		return err
 	}
+	if id < f.first {
+		f.touched[id] = true
+	}
 	n := f.t.node(id)
-	n.mode, n.uid, n.gid, n.project = e.Mode, e.UID, e.GID, e.Project
-	n.flags = e.Flags
+	if !e.Bare {
+		n.mode, n.uid, n.gid = e.Mode, e.UID, e.GID
+	}
+	n.flags, n.project = e.Flags, e.Project
 	n.mtime, n.nsec = e.Mtime.Sec, e.Mtime.Nsec
 	n.state |= nodeExplicit
 	if n.xattrs, err = f.t.xattrSet(e.Xattrs); err != nil {
@@ -81,9 +129,10 @@ func (f *filler) add(ctx context.Context, e *Entry) error {
 	}
 	switch e.Mode.Type() {
 	case disk.ModeDir:
-		f.stats.Dirs++
+		f.stats.dirs.Add(1)
 	case disk.ModeReg:
-		f.stats.Files++
+		f.stats.files.Add(1)
+		f.stats.total.Add(uint64(max(0, e.Size)))
 		n.size = e.Size
 		if e.Size < 0 {
 			return errPath(e.Path, "its size is %d", e.Size)
@@ -100,7 +149,7 @@ func (f *filler) add(ctx context.Context, e *Entry) error {
 		}
 		return f.write(ctx, id, e.Content)
 	case disk.ModeLink:
-		f.stats.Others++
+		f.stats.others.Add(1)
 		if e.Link == "" || len(e.Link) >= 4096 {
 			return errPath(e.Path, "the target of the symbolic link has %d bytes, want 1 to 4095", len(e.Link))
 		}
@@ -110,11 +159,11 @@ func (f *filler) add(ctx context.Context, e *Entry) error {
 		n.size = int64(len(e.Link))
 		f.t.detailOf(id).target = e.Link
 	case disk.ModeChar, disk.ModeBlock:
-		f.stats.Others++
+		f.stats.others.Add(1)
 		d := f.t.detailOf(id)
 		d.major, d.minor = e.Major, e.Minor
 	case disk.ModeFIFO, disk.ModeSocket:
-		f.stats.Others++
+		f.stats.others.Add(1)
 	default:
 		return errPath(e.Path, "its mode is %#o, which is of no known type", e.Mode)
 	}
@@ -123,7 +172,7 @@ func (f *filler) add(ctx context.Context, e *Entry) error {
 
 // place returns the node for an entry's path, made new unless both what is there and the
 // entry are directories.
-func (f *filler) place(e *Entry) (nodeID, error) {
+func (f *Builder) place(e *Entry) (nodeID, error) {
 	path := strings.Trim(e.Path, "/")
 	if path == "" {
 		if e.Mode.Type() != disk.ModeDir || e.HardLink != "" {
@@ -167,7 +216,7 @@ func (f *filler) place(e *Entry) (nodeID, error) {
 		return 0, err
 	}
 	if target != 0 {
-		f.stats.HardLinks++
+		f.stats.hardLinks.Add(1)
 		n := f.t.node(id)
 		n.state |= nodeAlias | nodeExplicit
 		n.mode = f.t.node(target).mode
@@ -186,7 +235,7 @@ const maxLinks = 65000
 var errNoSuchEntry = errors.New("no such entry before it")
 
 // lookup finds the node of a path.
-func (f *filler) lookup(path string) (nodeID, error) {
+func (f *Builder) lookup(path string) (nodeID, error) {
 	id := rootNode
 	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		if name == "" {
@@ -201,7 +250,7 @@ func (f *filler) lookup(path string) (nodeID, error) {
 
 // dir returns the directory of a path. Those that have not been named yet are
 // made, with the time of the file system.
-func (f *filler) dir(path string) (nodeID, error) {
+func (f *Builder) dir(path string) (nodeID, error) {
 	if path == "" {
 		return rootNode, nil
 	}
@@ -248,7 +297,7 @@ func checkName(name string) error {
 }
 
 // forget removes a node, and gives back the blocks of what has no other name.
-func (f *filler) forget(id nodeID) {
+func (f *Builder) forget(id nodeID) {
 	var drop func(nodeID)
 	drop = func(id nodeID) {
 		n := f.t.node(id)
@@ -296,16 +345,66 @@ func (t *tree) promote(id nodeID) {
 }
 
 // release gives back the blocks of a file that was written and is replaced.
-func (f *filler) release(n *node) {
+func (f *Builder) release(n *node) {
 	if f.v == nil || n.mode.Type() != disk.ModeReg {
 		return
 	}
 	if n.blocks > 0 {
 		f.w.release(run{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)})
 	}
-	if n.detail != 0 {
-		for _, e := range f.t.details[n.detail].extents {
-			f.w.release(run{e.Start, e.Start + disk.PBlock(e.Len)})
+	if n.detail == 0 {
+		return
+	}
+	d := &f.t.details[n.detail]
+	for _, r := range d.taken {
+		f.w.release(r)
+	}
+	if d.iblock != nil {
+		return
+	}
+	for _, e := range d.extents {
+		f.w.release(run{e.Start, e.Start + disk.PBlock(e.Len)})
+	}
+}
+
+// whiteout removes what earlier sources have: the name itself, or what is in a
+// directory. What the source at hand has named stays, in whatever order it
+// says so.
+func (f *Builder) whiteout(e *Entry) error {
+	id, err := f.lookup(e.Path)
+	if err != nil {
+		return nil // it was not there
+	}
+	if e.Whiteout {
+		if id < f.first && !f.touched[id] && id != rootNode {
+			f.forget(id)
+		}
+		return nil
+	}
+	f.clear(id)
+	return nil
+}
+
+// clear removes from a directory what earlier sources have put into it.
+func (f *Builder) clear(dir nodeID) {
+	var next nodeID
+	for c := f.t.node(dir).child; c != 0; c = next {
+		next = f.t.node(c).next
+		switch {
+		case c < f.first && !f.touched[c] && !f.newBelow(c):
+			f.forget(c)
+		case f.t.node(c).mode.Type() == disk.ModeDir:
+			f.clear(c)
 		}
 	}
+}
+
+// newBelow reports whether the source at hand has put anything into a directory.
+func (f *Builder) newBelow(id nodeID) bool {
+	for c := f.t.node(id).child; c != 0; c = f.t.node(c).next {
+		if c >= f.first || f.touched[c] || f.newBelow(c) {
+			return true
+		}
+	}
+	return false
 }

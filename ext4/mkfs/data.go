@@ -155,7 +155,7 @@ func (w *dataWriter) put(b disk.PBlock, data []byte) {
 type span struct{ start, end int64 }
 
 // write gives a file its blocks and writes its content.
-func (f *filler) write(ctx context.Context, id nodeID, c Content) (err error) {
+func (f *Builder) write(ctx context.Context, id nodeID, c Content) (err error) {
 	path := f.t.path(id)
 	r, err := c.Open()
 	if err != nil {
@@ -166,6 +166,12 @@ func (f *filler) write(ctx context.Context, id nodeID, c Content) (err error) {
 			err = cerr
 		}
 	}()
+	if a, ok := r.(attributed); ok {
+		n := f.t.node(id)
+		if n.flags, n.project, err = a.Attributes(); err != nil {
+			return err
+		}
+	}
 	size := f.t.node(id).size
 	if uint64(size) > f.v.sb.MaxFileSize(f.v.sb.Incompat.Has(disk.IncompatExtents)) {
 		return errPath(path, "it has %d bytes, more than a file of this file system can have", size)
@@ -220,7 +226,7 @@ func dataSpans(r Reader, size, bs int64) ([]span, error) {
 }
 
 // copySpan reads a part of a file and writes it to the blocks that m gives.
-func (f *filler) copySpan(ctx context.Context, m *mapping, r Reader, s span, path string) error {
+func (f *Builder) copySpan(ctx context.Context, m *mapping, r Reader, s span, path string) error {
 	if err := r.Skip(s.start); err != nil {
 		return err
 	}
@@ -238,7 +244,7 @@ func (f *filler) copySpan(ctx context.Context, m *mapping, r Reader, s span, pat
 			}
 			return errPath(path, "read: %w", err)
 		}
-		f.stats.Bytes += uint64(len(part))
+		f.stats.bytes.Add(uint64(len(part)))
 		f.sums.add(off, part)
 		off += int64(len(part))
 		whole := part

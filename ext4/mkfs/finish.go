@@ -11,7 +11,7 @@ import (
 // A finisher writes everything that has a checksum, when all contents have
 // their places.
 type finisher struct {
-	f     *filler
+	f     *Builder
 	v     *volume
 	t     *tree
 	last  disk.Ino // the last inode in use
@@ -35,7 +35,7 @@ type sharedXattrs struct {
 const maxXattrRefs = 1024 // EXT4_XATTR_REFCOUNT_MAX
 
 // finish writes the metadata of the volume.
-func (f *filler) finish(ctx context.Context) error {
+func (f *Builder) finish(ctx context.Context) error {
 	v := f.v
 	w := &finisher{
 		f: f, v: v, t: f.t, dirs: make([]uint32, v.sb.Groups()),

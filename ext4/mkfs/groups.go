@@ -24,16 +24,12 @@ func (t *itableWriter) put(ino disk.Ino, in *inode) error {
 	b := t.pinned[at]
 	switch {
 	case b != nil:
-	case ino < v.builtin.nextIno:
+	case ino-disk.Ino(index%per) < v.builtin.nextIno: // the block has one of the first, too
 		if t.pinned == nil {
 			t.pinned = make(map[disk.PBlock][]byte)
 		}
 		b = make([]byte, v.sb.BlockSize())
 		t.pinned[at] = b
-		if at == t.at && t.block != nil {
-			copy(b, t.block)
-			t.block = nil
-		}
 	case t.block != nil && t.at == at:
 		b = t.block
 	default:
@@ -298,6 +294,10 @@ func (v *volume) zero(r run) error {
 	if v.p.o.Zeroed {
 		return nil
 	}
+	return v.zeroAlways(r)
+}
+
+func (v *volume) zeroAlways(r run) error {
 	bits := v.sb.BlockBits()
 	for r.len() > 0 {
 		n := min(r.len(), uint64(len(zeroMiB)>>bits))

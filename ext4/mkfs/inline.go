@@ -33,13 +33,13 @@ func (v *volume) inlineRoom(x *xattrs) (n int, xattrsInBody bool) {
 }
 
 // inline reports whether a file's contents fit into its inode.
-func (f *filler) inline(id nodeID, size int64) bool {
+func (f *Builder) inline(id nodeID, size int64) bool {
 	n, _ := f.v.inlineRoom(f.t.xattrs[f.t.node(id).xattrs])
 	return size <= int64(n)
 }
 
 // readInline reads the contents of a file that go into its inode.
-func (f *filler) readInline(id nodeID, r Reader, path string) error {
+func (f *Builder) readInline(id nodeID, r Reader, path string) error {
 	data := make([]byte, f.t.node(id).size)
 	if n, err := io.ReadFull(r, data); err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
@@ -47,7 +47,7 @@ func (f *filler) readInline(id nodeID, r Reader, path string) error {
 		}
 		return errPath(path, "read: %w", err)
 	}
-	f.stats.Bytes += uint64(len(data))
+	f.stats.bytes.Add(uint64(len(data)))
 	f.sums.add(0, data)
 	f.sums.end(f, id)
 	f.t.detailOf(id).inline = data

@@ -14,10 +14,10 @@ import (
 
 // A Result says what was made.
 type Result struct {
-	Super  disk.Superblock
-	Stats  Stats
-	Digest [sha256.Size]byte // of all names, attributes and contents
-	Phases []Phase
+	Super   disk.Superblock
+	Stats   Stats
+	Content *[sha256.Size]byte // of all names, attributes and contents, after HashContents
+	Phases  []Phase
 }
 
 // A Phase is a part of the work and how long it took.
@@ -30,16 +30,30 @@ type Phase struct {
 // sources, the first first. All of dev's bytes from the start of the file system
 // to its end may be written.
 func Make(ctx context.Context, dev blockdev.Device, p *Params, sources ...Source) (*Result, error) {
+	f, err := NewBuilder(p.o, nil)
+	if err != nil {
+		return nil, err
+	}
+	return f.Write(ctx, dev, p, sources...)
+}
+
+// Write writes the file system that p describes to dev, with what was scanned
+// and then what the sources have.
+func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sources ...Source) (*Result, error) {
+	r := &Result{}
+	begin := time.Now()
+	phase := func(name string) {
+		r.Phases = append(r.Phases, Phase{name, time.Since(begin)})
+		begin = time.Now()
+	}
 	v, err := newVolume(p, dev)
 	if err != nil {
 		return nil, err
 	}
-	f := &filler{t: newTree(), v: v, o: &p.o, stats: &Stats{}}
+	f.v, f.o = v, &p.o
 	f.w = newDataWriter(v)
 	defer f.w.close()
-	if err := f.root(); err != nil {
-		return nil, err
-	}
+	phase("layout")
 	for _, s := range sources {
 		if err := f.addAll(ctx, s); err != nil {
 			return nil, err
@@ -52,17 +66,44 @@ func Make(ctx context.Context, dev blockdev.Device, p *Params, sources ...Source
 	if err := f.w.close(); err != nil {
 		return nil, err
 	}
-	r := &Result{Digest: f.digest(nil, false)}
-	f.identify(r.Digest)
+	if err := f.wipe(); err != nil {
+		return nil, err
+	}
+	phase("contents")
+	f.identify(f.digest(false))
+	if f.sums.list != nil {
+		sum := f.digest(true)
+		r.Content = &sum
+	}
 	if err := f.finish(ctx); err != nil {
 		return nil, err
 	}
-	r.Super, r.Stats = v.sb, *f.stats
+	phase("metadata")
+	r.Super, r.Stats = v.sb, f.Stats()
 	return r, nil
 }
 
+// wipe clears the blocks of files that were replaced and have no other use
+// now: what was in them is nobody's business.
+func (f *Builder) wipe() error {
+	for _, r := range f.w.freed {
+		for b := r.start; ; {
+			free, ok := f.v.space.next(b, r.end)
+			if !ok {
+				break
+			}
+			free.end = min(free.end, r.end)
+			if err := f.v.zeroAlways(free); err != nil {
+				return err
+			}
+			b = free.end
+		}
+	}
+	return nil
+}
+
 // root makes the directories that every file system has.
-func (f *filler) root() error {
+func (f *Builder) root() error {
 	n := f.t.node(rootNode)
 	n.uid, n.gid, n.mtime = f.o.RootUID, f.o.RootGID, f.o.Time.Unix()
 	if f.o.RootPerms != nil {
@@ -78,7 +119,7 @@ func (f *filler) root() error {
 }
 
 // contents writes the contents that could wait.
-func (f *filler) contents(ctx context.Context) error {
+func (f *Builder) contents(ctx context.Context) error {
 	return f.t.walk(func(id nodeID) error {
 		n := f.t.node(id)
 		if n.state&nodeAlias != 0 || n.mode.Type() != disk.ModeReg || n.detail == 0 {
@@ -96,7 +137,7 @@ func (f *filler) contents(ctx context.Context) error {
 
 // identify gives the file system the UUID and the hash seed that were asked
 // for, or derives them from what it holds.
-func (f *filler) identify(digest [sha256.Size]byte) {
+func (f *Builder) identify(digest [sha256.Size]byte) {
 	o := *f.o
 	o.UUID, o.HashSeed = nil, nil
 	options, err := json.Marshal(struct {

@@ -6,7 +6,7 @@ import (
 
 // A mapping gives the blocks of a file their places, front to back.
 type mapping struct {
-	f  *filler
+	f  *Builder
 	id nodeID
 
 	places []run // whole clusters that are not used yet, the first from its start
@@ -16,11 +16,12 @@ type mapping struct {
 	last     int64       // the cluster of the file that was given a place last, or -1
 	lastAt   disk.PBlock // its place
 	blockMap *blockMap   // without extents
+	taken    []run       // all places of blockMap
 	iblock   disk.Inode  // i_block and i_blocks of blockMap
 }
 
 // newMapping takes places for a file that has data in spans.
-func (f *filler) newMapping(id nodeID, spans []span) (*mapping, error) {
+func (f *Builder) newMapping(id nodeID, spans []span) (*mapping, error) {
 	m := &mapping{f: f, id: id, last: -1}
 	bits, cb := f.v.sb.BlockBits(), f.v.sb.ClusterBits()
 	extents := f.v.sb.Incompat.Has(disk.IncompatExtents)
@@ -41,6 +42,9 @@ func (f *filler) newMapping(id nodeID, spans []span) (*mapping, error) {
 	}
 	var err error
 	m.places, err = f.w.take(n)
+	if !extents {
+		m.taken = append(m.taken, m.places...)
+	}
 	return m, err
 }
 
@@ -103,9 +107,6 @@ func (m *mapping) place(first disk.LBlock, n uint64) (disk.PBlock, uint64, error
 
 // note adds n blocks to the file's extents, or lengthens the last.
 func (m *mapping) note(first disk.LBlock, at disk.PBlock, n uint64) {
-	if m.blockMap != nil {
-		return
-	}
 	if k := len(m.list); k > 0 {
 		e := &m.list[k-1]
 		if uint64(e.Block)+uint64(e.Len) == uint64(first) && e.Start+disk.PBlock(e.Len) == at {
@@ -130,6 +131,7 @@ func (m *mapping) finish() error {
 		}
 		d := m.f.t.detailOf(m.id)
 		d.iblock, d.sectors = &m.iblock.Block, m.blockMap.n<<(m.f.v.sb.BlockBits()-9)
+		d.extents, d.taken = m.list, m.taken
 		return nil
 	}
 	if one, ok := joined(m.list); ok {

@@ -28,6 +28,13 @@ type Entry struct {
 	Major uint32 // of a device
 	Minor uint32
 
+	// Bare is set for a root that has no owner and no mode of its own to give.
+	Bare bool
+
+	// Whiteout removes what earlier layers have at Path, and Opaque what they
+	// have in it; nothing else but Path counts with Whiteout.
+	Whiteout, Opaque bool
+
 	// HardLink is the path of an entry before this one, whose other name this
 	// is; nothing else but Path counts then.
 	HardLink string
@@ -36,10 +43,7 @@ type Entry struct {
 	Flags   disk.FileFlags // those that a user can set
 	Project uint32
 
-	// Content is of a regular file. One that is an [io.Seeker]-less stream is
-	// read before the next entry is asked for; one that can be opened again is read
-	// when its place is known.
-	Content Content
+	Content Content // of a regular file
 }
 
 // Content is what a regular file holds.
@@ -47,8 +51,13 @@ type Content interface {
 	// Open returns a reader of the bytes. It is called once.
 	Open() (Reader, error)
 
-	// Later reports whether Open may be called when the source has gone on.
+	// Later reports whether Open may be called when the source has gone on;
+	// else the content is read before the next entry is asked for.
 	Later() bool
+
+	// Allocated is how many bytes are not in holes, as far as can be told
+	// without reading.
+	Allocated() int64
 }
 
 // A Reader reads a file from front to back.
@@ -62,6 +71,12 @@ type Reader interface {
 
 	// Skip goes on at off, over a hole.
 	Skip(off int64) error
+}
+
+// attributed is a [Reader] that can tell more of its file than could be told
+// before it was open.
+type attributed interface {
+	Attributes() (flags disk.FileFlags, project uint32, err error)
 }
 
 // An Xattr is an extended attribute by its full name, "user.comment".

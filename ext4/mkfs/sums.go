@@ -43,7 +43,7 @@ func (s *sums) skip(to int64) {
 }
 
 // end stores the sums of a file and begins the next.
-func (s *sums) end(f *filler, id nodeID) {
+func (s *sums) end(f *Builder, id nodeID) {
 	n := f.t.node(id)
 	s.skip(n.size)
 	n.crc = s.crc
@@ -54,11 +54,10 @@ func (s *sums) end(f *filler, id nodeID) {
 	s.crc, s.at = 0, 0
 }
 
-// digest is a hash of all that the options and the tree say, contents by
-// their sums.
-func (f *filler) digest(options []byte, full bool) [sha256.Size]byte {
+// digest is a hash of all that the tree says, contents by their SHA-256 or,
+// if not full, by their crc32c.
+func (f *Builder) digest(full bool) [sha256.Size]byte {
 	h := sha256.New()
-	h.Write(options)
 	var b []byte
 	u := func(v uint64) { b = binary.LittleEndian.AppendUint64(b, v) }
 	bytes := func(p []byte) { u(uint64(len(p))); b = append(b, p...) }

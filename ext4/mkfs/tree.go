@@ -51,10 +51,11 @@ const (
 
 // A detail is what few nodes have.
 type detail struct {
-	target  string        // of a symbolic link
-	inline  []byte        // contents that stand in the inode
-	extents []disk.Extent // of a file of several
-	iblock  *[disk.IBlockSize]byte
+	target  string                 // of a symbolic link
+	inline  []byte                 // contents that stand in the inode
+	extents []disk.Extent          // of a file of several
+	iblock  *[disk.IBlockSize]byte // of an indirect map, whose blocks are taken
+	taken   []run
 	sectors uint64  // of an indirect map
 	major   uint32  // of a device
 	minor   uint32  //

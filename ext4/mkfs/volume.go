@@ -135,8 +135,11 @@ func (v *volume) allocPieces(what string, goal disk.PBlock, n uint64) ([]run, er
 	return out, nil
 }
 
-// writeBlock writes whole blocks at b.
+// writeBlock writes whole blocks at b; nothing where there is only a layout.
 func (v *volume) writeBlock(b disk.PBlock, data []byte) error {
+	if v.dev == nil {
+		return nil
+	}
 	if _, err := v.dev.WriteAt(data, int64(b)<<v.sb.BlockBits()); err != nil {
 		return fmt.Errorf("write block %d: %w", b, err)
 	}

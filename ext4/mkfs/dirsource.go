@@ -1,0 +1,358 @@
+package mkfs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"e4go/ext4/disk"
+
+	"golang.org/x/sys/unix"
+)
+
+// A DirSource is a directory of the machine, walked in the order of names. It
+// needs no privilege but to read. Of the directory itself only times, flags and
+// extended attributes are taken: who owns the root of a file system, and who may enter it, is
+// not for the place where its contents were put together to say.
+type DirSource struct {
+	root     string
+	xattrs   bool
+	stack    []*dirLevel
+	links    map[fileKey]string // path of the first name of what has several
+	started  bool
+	noFlags  map[uint64]bool // devices whose files have none
+	readlink []byte
+}
+
+// A fileKey is what makes a file one: device and inode.
+type fileKey struct{ dev, ino uint64 }
+
+type dirLevel struct {
+	path  string // from the root of the source
+	fd    *os.File
+	names []string
+}
+
+// NewDirSource opens the directory at path. noXattrs leaves extended
+// attributes out.
+func NewDirSource(path string, noXattrs bool) (*DirSource, error) {
+	s := &DirSource{
+		root: path, xattrs: !noXattrs, links: make(map[fileKey]string), noFlags: make(map[uint64]bool), readlink: make([]byte, 4096),
+	}
+	fd, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	s.stack = append(s.stack, &dirLevel{fd: fd})
+	return s, s.list(s.stack[0])
+}
+
+// list reads the names of a directory.
+func (s *DirSource) list(l *dirLevel) error {
+	names, err := l.fd.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	slices.Sort(names)
+	l.names = names
+	return nil
+}
+
+// Close implements [Source].
+func (s *DirSource) Close() error {
+	for _, l := range s.stack {
+		l.fd.Close()
+	}
+	s.stack = nil
+	return nil
+}
+
+// Next implements [Source].
+func (s *DirSource) Next(ctx context.Context) (*Entry, error) {
+	if !s.started {
+		s.started = true
+		e, _, err := s.entry(s.stack[0].fd, "", "")
+		if err != nil {
+			return nil, err
+		}
+		e.Bare = true
+		return e, nil
+	}
+	for len(s.stack) > 0 {
+		l := s.stack[len(s.stack)-1]
+		if len(l.names) == 0 {
+			l.fd.Close()
+			s.stack = s.stack[:len(s.stack)-1]
+			continue
+		}
+		name := l.names[0]
+		l.names = l.names[1:]
+		path := name
+		if l.path != "" {
+			path = l.path + "/" + name
+		}
+		e, down, err := s.entry(l.fd, name, path)
+		if err != nil {
+			return nil, err
+		}
+		if down != nil {
+			if err := s.list(down); err != nil {
+				return nil, err
+			}
+			s.stack = append(s.stack, down)
+		}
+		return e, nil
+	}
+	return nil, io.EOF
+}
+
+// full is a path of the source as the user would write it.
+func (s *DirSource) full(path string) string { return filepath.Join(s.root, path) }
+
+// failed names what could not be done with which file.
+func (s *DirSource) failed(op, path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s %s: it vanished while the directory was being read: %w", op, s.full(path), err)
+	}
+	return &fs.PathError{Op: op, Path: s.full(path), Err: err}
+}
+
+// entry describes a name of the directory dir, or with no name the directory
+// itself. down is the directory that it is.
+func (s *DirSource) entry(dir *os.File, name, path string) (e *Entry, down *dirLevel, err error) {
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), name, &st, flags); err != nil {
+		return nil, nil, s.failed("stat", path, err)
+	}
+	e = &Entry{
+		Path: path, Mode: disk.Mode(st.Mode), UID: st.Uid, GID: st.Gid, Size: st.Size,
+		Mtime: disk.Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)},
+	}
+	key := fileKey{st.Dev, st.Ino}
+	if st.Nlink > 1 && e.Mode.Type() != disk.ModeDir {
+		if first, ok := s.links[key]; ok {
+			return &Entry{Path: path, HardLink: first}, nil, nil
+		}
+		s.links[key] = path
+	}
+	var fd *os.File // of a directory
+	switch e.Mode.Type() {
+	case disk.ModeDir:
+		if fd = dir; name != "" {
+			n, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return nil, nil, s.failed("open", path, err)
+			}
+			fd = os.NewFile(uintptr(n), s.full(path))
+			down = &dirLevel{path: path, fd: fd}
+		}
+		if e.Flags, e.Project, err = s.attributes(fd, st.Dev, path); err != nil {
+			return nil, nil, err
+		}
+	case disk.ModeReg:
+		e.Content = &fileContent{s: s, path: path, st: st}
+	case disk.ModeLink:
+		n, err := unix.Readlinkat(int(dir.Fd()), name, s.readlink)
+		if err != nil {
+			return nil, nil, s.failed("readlink", path, err)
+		}
+		e.Link = string(s.readlink[:n])
+	case disk.ModeChar, disk.ModeBlock:
+		e.Major, e.Minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
+	}
+	if s.xattrs {
+		if e.Xattrs, err = s.listXattrs(dir, name, path); err != nil {
+			return nil, nil, err
+		}
+	}
+	return e, down, nil
+}
+
+// userFlags are the inode flags that are taken over: those that a user can
+// set and that say something of the file, not of how it was stored.
+const userFlags = disk.FlagSecrm | disk.FlagUnrm | disk.FlagSync | disk.FlagImmutable | disk.FlagAppend | disk.FlagNodump |
+	disk.FlagNoatime | disk.FlagJournalData | disk.FlagNotail | disk.FlagDirsync | disk.FlagTopdir | disk.FlagProjInherit | disk.FlagCasefold | disk.FlagDAX
+
+// attributes returns the flags and the project of an open file.
+func (s *DirSource) attributes(f *os.File, dev uint64, path string) (disk.FileFlags, uint32, error) {
+	if s.noFlags[dev] {
+		return 0, 0, nil
+	}
+	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	switch {
+	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
+		s.noFlags[dev] = true
+		return 0, 0, nil
+	case err != nil:
+		return 0, 0, s.failed("ioctl FS_IOC_GETFLAGS", path, err)
+	}
+	project, err := projectOf(f)
+	if err != nil {
+		return 0, 0, s.failed("ioctl FS_IOC_FSGETXATTR", path, err)
+	}
+	return disk.FileFlags(flags) & userFlags, project, nil
+}
+
+// listXattrs returns the extended attributes of a file that ext4 can store.
+func (s *DirSource) listXattrs(dir *os.File, name, path string) ([]Xattr, error) {
+	full := fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
+	list, get := unix.Listxattr, unix.Getxattr
+	if name != "" {
+		full += "/" + name
+		list, get = unix.Llistxattr, unix.Lgetxattr
+	}
+	var small [1024]byte
+	names, err := readXattr(small[:], func(b []byte) (int, error) { return list(full, b) })
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return nil, nil
+	case err != nil:
+		return nil, s.failed("listxattr", path, err)
+	case len(names) == 0:
+		return nil, nil
+	}
+	var out []Xattr
+	for _, n := range bytes.Split(bytes.TrimSuffix(names, []byte{0}), []byte{0}) {
+		name := string(n)
+		if !storable(name) {
+			continue
+		}
+		value, err := readXattr(nil, func(b []byte) (int, error) { return get(full, name, b) })
+		if errors.Is(err, unix.ENODATA) {
+			return nil, fmt.Errorf("%s: the extended attribute %s vanished while it was being read", s.full(path), name)
+		}
+		if err != nil {
+			return nil, s.failed("getxattr "+name, path, err)
+		}
+		out = append(out, Xattr{name, value})
+	}
+	return out, nil
+}
+
+// storable reports whether an xattr is the file's own: others are made up by
+// the file system that it is read from.
+func storable(name string) bool {
+	for _, p := range xattrPrefixes {
+		if rest, ok := strings.CutPrefix(name, p.prefix); ok && (rest == "") == p.whole {
+			return true
+		}
+	}
+	return false
+}
+
+// readXattr calls get with buffers that grow until one is large enough.
+func readXattr(buf []byte, get func([]byte) (int, error)) ([]byte, error) {
+	for {
+		if len(buf) == 0 {
+			n, err := get(nil)
+			if err != nil || n == 0 {
+				return []byte{}, err
+			}
+			buf = make([]byte, n)
+		}
+		n, err := get(buf)
+		if errors.Is(err, unix.ERANGE) {
+			buf = nil
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return buf[:n:n], nil
+	}
+}
+
+// fileContent is a regular file of a DirSource.
+type fileContent struct {
+	s    *DirSource
+	path string
+	st   unix.Stat_t // when it was listed
+}
+
+// Later implements [Content].
+func (c *fileContent) Later() bool { return true }
+
+// Allocated implements [Content].
+func (c *fileContent) Allocated() int64 { return min(c.st.Blocks*512, c.st.Size) }
+
+// Open implements [Content].
+func (c *fileContent) Open() (Reader, error) {
+	f, err := os.OpenFile(c.s.full(c.path), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, c.s.failed("open", c.path, errors.Unwrap(err))
+	}
+	r := &fileReader{c: c, f: f}
+	if err := r.unchanged(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+type fileReader struct {
+	c *fileContent
+	f *os.File
+}
+
+func (r *fileReader) Read(p []byte) (int, error) { return r.f.Read(p) }
+
+// unchanged reports if the file is not what it was when it was listed.
+func (r *fileReader) unchanged() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(r.f.Fd()), &st); err != nil {
+		return r.c.s.failed("stat", r.c.path, err)
+	}
+	if was := &r.c.st; st.Dev != was.Dev || st.Ino != was.Ino || st.Size != was.Size || st.Mtim != was.Mtim || st.Mode != was.Mode {
+		return fmt.Errorf("%s changed while it was being read", r.c.s.full(r.c.path))
+	}
+	return nil
+}
+
+// Close implements [Reader]. It fails if the file has changed meanwhile.
+func (r *fileReader) Close() error {
+	defer r.f.Close()
+	return r.unchanged()
+}
+
+// Data implements [Reader].
+func (r *fileReader) Data(off int64) (start, end int64, err error) {
+	size := r.c.st.Size
+	if r.c.st.Blocks*512 >= size {
+		return off, size, nil // there is no hole
+	}
+	start, err = unix.Seek(int(r.f.Fd()), off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size, size, nil
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		return off, size, nil // this file system does not tell
+	case err != nil:
+		return 0, 0, r.c.s.failed("lseek", r.c.path, err)
+	}
+	if end, err = unix.Seek(int(r.f.Fd()), start, unix.SEEK_HOLE); err != nil {
+		return 0, 0, r.c.s.failed("lseek", r.c.path, err)
+	}
+	return start, end, nil
+}
+
+// Skip implements [Reader].
+func (r *fileReader) Skip(off int64) error {
+	_, err := r.f.Seek(off, io.SeekStart)
+	return err
+}
+
+// Attributes implements [attributed].
+func (r *fileReader) Attributes() (disk.FileFlags, uint32, error) {
+	return r.c.s.attributes(r.f, r.c.st.Dev, r.c.path)
+}

@@ -1,0 +1,238 @@
+package mkfs
+
+import (
+	"errors"
+	"fmt"
+
+	"e4go/ext4/disk"
+)
+
+// Free is room that is to be left in a file system whose size follows from
+// its contents.
+type Free struct {
+	Bytes   uint64
+	Percent float64 // of the file system
+}
+
+// Fit finds the smallest file system that holds what was scanned, and free.
+func (f *Builder) Fit(free Free) (*Params, error) {
+	if !(free.Percent >= 0 && free.Percent < 100) {
+		return nil, usage("", "%g percent of free room: want 0 to less than 100", free.Percent)
+	}
+	known := make(map[needKey]need)
+	fits := func(size int64) (*Params, error) {
+		return f.fits(size, free, known)
+	}
+	const most = int64(1) << 60
+	high := int64(1 << 20)
+	var best *Params
+	var err error
+	for ; ; high *= 2 {
+		if best, err = fits(high); err == nil {
+			break
+		}
+		if high == most {
+			return nil, err
+		}
+	}
+	low := high / 2
+	for low+4096 < high {
+		middle := (low + high) / 2 / 4096 * 4096
+		p, err := fits(middle)
+		if err != nil {
+			low = middle
+			continue
+		}
+		best, high = p, middle
+	}
+	return best, nil
+}
+
+var errDoesNotFit = errors.New("the contents do not fit")
+
+// fits lays out a file system of a size and compares its free blocks with
+// what is needed.
+func (f *Builder) fits(size int64, free Free, known map[needKey]need) (*Params, error) {
+	o := *f.o
+	inodes := uint64(len(f.t.nodes)) + 16
+	if o.Inodes == 0 && o.InodeRatio == 0 {
+		// As many as there are files, and the usual number for the free room.
+		room := free.Bytes + uint64(float64(size)*free.Percent/100)
+		o.Inodes = inodes + room/defaultInodeRatio
+	}
+	p, err := Resolve(size, o)
+	if err != nil {
+		return nil, err
+	}
+	v, err := newVolume(p, nil)
+	if err != nil {
+		return nil, err
+	}
+	key := needKeyOf(&v.sb)
+	n, ok := known[key]
+	if !ok {
+		if n, err = f.need(v); err != nil {
+			return nil, err
+		}
+		known[key] = n
+	}
+	if uint64(v.sb.Inodes) < inodes+n.inodes {
+		return nil, fmt.Errorf("%w: %d inodes are needed", errDoesNotFit, inodes+n.inodes)
+	}
+	blocks := n.blocks + (free.Bytes+uint64(v.sb.BlockSize())-1)>>v.sb.BlockBits() + uint64(float64(v.sb.Blocks)*free.Percent/100)
+	// Where files are cut at the edge of free room, their maps may need a node more.
+	blocks += uint64(len(v.space.used)+1) << v.sb.ClusterBits()
+	if have := v.sb.Blocks - v.usedBlocks(); blocks > have {
+		return nil, fmt.Errorf("%w: %d blocks of %d bytes are needed, %d are free", errDoesNotFit, blocks, v.sb.BlockSize(), have)
+	}
+	return p, nil
+}
+
+// need is what a tree takes.
+type need struct{ blocks, inodes uint64 }
+
+// needKey is what a need depends on.
+type needKey struct {
+	blockBits, clusterBits uint
+	inodeSize              uint16
+	features               Features
+}
+
+func needKeyOf(sb *disk.Superblock) needKey {
+	return needKey{sb.BlockBits(), sb.ClusterBits(), sb.InodeSize, Features{sb.Compat, sb.Incompat, sb.ROCompat}}
+}
+
+// need counts the blocks that the tree takes in the volume v; directories by
+// the most that they can take, since the order of their hashes is not known.
+func (f *Builder) need(v *volume) (need, error) {
+	var n need
+	var use usages
+	blocks := make(map[uint32]uint64) // by xattr set: inodes that need it in a block
+	add := func(b uint64) { n.blocks += v.clusterBlocks(b) }
+	err := f.t.walk(func(id nodeID) error {
+		x := f.t.node(id)
+		if x.state&nodeAlias != 0 {
+			return nil
+		}
+		use.count(&disk.Inode{UID: x.uid, GID: x.gid, ProjID: x.project}, 0, 1)
+		set := f.t.xattrs[x.xattrs]
+		room, _ := v.inlineRoom(set)
+		inline := false
+		switch x.mode.Type() {
+		case disk.ModeDir:
+			b := f.needDir(v, id)
+			if id == rootNode {
+				b = max(b, 1) - 1 // it has one
+			} else if x.parent == rootNode && string(f.t.nameOf(x)) == "lost+found" {
+				b = max(b, v.lostFoundBlocks()) - v.lostFoundBlocks()
+			}
+			add(b)
+		case disk.ModeReg:
+			if inline = x.size <= int64(room) && x.size > 0; !inline {
+				b, err := f.needFile(v, id)
+				if err != nil {
+					return err
+				}
+				n.blocks += b
+			}
+		case disk.ModeLink:
+			if inline = x.size <= int64(room) && x.size >= disk.IBlockSize; !inline && x.size >= disk.IBlockSize {
+				add(1)
+			}
+		}
+		if set == nil || !inline && xattrRoom(set.list) <= v.ibodyRoom() {
+			return nil
+		}
+		blocks[x.xattrs]++
+		if xattrRoom(set.list) > v.blockRoom() {
+			for _, a := range set.list {
+				if len(a.value) > disk.XattrEntrySize {
+					n.inodes++
+					add((uint64(len(a.value)) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits())
+				}
+			}
+		}
+		return nil
+	})
+	for set, inodes := range blocks {
+		if xattrRoom(f.t.xattrs[set].list) > v.blockRoom() {
+			add(1 * inodes << v.sb.ClusterBits()) // none is shared
+			continue
+		}
+		n.blocks += v.clusterBlocks(1) * ((inodes + maxXattrRefs - 1) / maxXattrRefs)
+	}
+	for _, t := range v.p.quota {
+		size := len(encodeQuota(t, use[t]))
+		add((uint64(size) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits())
+	}
+	return n, err
+}
+
+// needFile is how many blocks a file takes, with those of its map.
+func (f *Builder) needFile(v *volume, id nodeID) (uint64, error) {
+	x := f.t.node(id)
+	if x.size == 0 {
+		return 0, nil
+	}
+	spans := []span{{0, x.size}}
+	if c := f.t.details[x.detail].content; c != nil && c.Allocated() < x.size {
+		r, err := c.Open()
+		if err != nil {
+			return 0, err
+		}
+		spans, err = dataSpans(r, x.size, int64(v.sb.BlockSize()))
+		if cerr := r.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	bits, cb := v.sb.BlockBits(), v.sb.ClusterBits()
+	var clusters, extents uint64
+	last := int64(-1)
+	for _, s := range spans {
+		first, end := s.start>>bits>>cb, (s.end-1)>>bits>>cb
+		clusters += uint64(end - max(first, last+1) + 1)
+		last = end
+		extents += 1 + uint64((s.end-s.start)>>bits)/disk.MaxExtentLen
+	}
+	n := clusters << cb
+	if !v.sb.Incompat.Has(disk.IncompatExtents) {
+		return n + v.pointerBlocksOf(spans), nil
+	}
+	if extents > 3 { // one more than is expected may be needed
+		per := uint64((v.sb.BlockSize() - disk.ExtentHeaderSize) / disk.ExtentSize)
+		for level := extents + 1; level > 4; {
+			level = (level + per - 1) / per
+			n += level << cb
+		}
+	}
+	return n, nil
+}
+
+// needDir is the most blocks that a directory can take.
+func (f *Builder) needDir(v *volume, id nodeID) uint64 {
+	d := &dirWriter{v: v}
+	total, largest := dotsSize, 0
+	for c := f.t.node(id).child; c != 0; c = f.t.node(c).next {
+		size := disk.DirentSize(int(f.t.node(c).nameLen), false)
+		total += size
+		largest = max(largest, size)
+	}
+	if total <= d.room() {
+		if room, _ := v.inlineRoom(f.t.xattrs[f.t.node(id).xattrs]); id != rootNode && room > 0 && total-dotsSize <= disk.IBlockSize-4 {
+			return 0
+		}
+		return 1
+	}
+	least := d.room() - largest + 4 // of each leaf that is used
+	leaves := uint64((total + least - 1) / least)
+	n := leaves + 1
+	root, inner := d.limits()
+	for level := leaves; level > uint64(root); {
+		level = (level + uint64(inner) - 1) / uint64(inner)
+		n += level
+	}
+	return n
+}

@@ -1,0 +1,51 @@
+package mkfs
+
+import (
+	"crypto/sha256"
+
+	"e4go/ext4/disk"
+)
+
+// A ManifestEntry is a name of a file system that was made, and where its
+// contents lie.
+type ManifestEntry struct {
+	Path    string // with a slash before it
+	Ino     disk.Ino
+	Mode    disk.Mode
+	Size    int64
+	Links   uint32
+	SHA256  *[sha256.Size]byte // of a regular file
+	Target  string             // of a symbolic link
+	Inline  bool               // the contents stand in the inode
+	Extents []disk.Extent      // of a regular file
+}
+
+// Manifest calls fn for each name, in order, after [Builder.Write].
+func (f *Builder) Manifest(fn func(*ManifestEntry) error) error {
+	return f.t.walk(func(id nodeID) error {
+		to := f.t.target(id)
+		n := f.t.node(to)
+		e := &ManifestEntry{Path: f.t.path(id), Ino: n.ino, Mode: n.mode, Size: n.size, Links: n.links}
+		var d *detail
+		if n.detail != 0 {
+			d = &f.t.details[n.detail]
+		}
+		switch n.mode.Type() {
+		case disk.ModeReg:
+			sum, ok := f.sums.list[to]
+			if !ok {
+				sum = sha256.Sum256(nil) // it is empty
+			}
+			e.SHA256 = &sum
+			switch {
+			case n.blocks > 0:
+				e.Extents = extents(0, []run{{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)}}, false)
+			case d != nil:
+				e.Inline, e.Extents = d.inline != nil, d.extents
+			}
+		case disk.ModeLink:
+			e.Target = d.target
+		}
+		return fn(e)
+	})
+}
