@@ -8,7 +8,8 @@
 // Data goes to standard output and everything else to standard error. Exit
 // statuses are chosen in exit.go alone.
 //
-// A command runs on one goroutine and keeps no state between runs.
+// A command runs on one goroutine, but for the line that shows its progress, and
+// keeps no state between runs.
 package commands
 
 import (
@@ -35,6 +36,7 @@ func init() {
 		dumpExtentsCommand,
 		fiemapCommand,
 		iomapProbeCommand,
+		mkimageCommand,
 		mountCommand,
 		umountCommand,
 		tourCommand,
@@ -81,10 +83,12 @@ func newApp() *cli.App {
 		HideHelp:        true,
 		HideHelpCommand: true,
 		HideVersion:     true,
-		Commands:        all,
-		ExitErrHandler:  func(*cli.Context, error) {}, // run has the status
-		OnUsageError:    func(_ *cli.Context, err error, _ bool) error { return err },
-		Action:          func(c *cli.Context) error { return printTopHelp(c) },
+		// A comma may be part of a path.
+		DisableSliceFlagSeparator: true,
+		Commands:                  all,
+		ExitErrHandler:            func(*cli.Context, error) {}, // run has the status
+		OnUsageError:              func(_ *cli.Context, err error, _ bool) error { return err },
+		Action:                    func(c *cli.Context) error { return printTopHelp(c) },
 	}
 	for _, c := range all {
 		c.HideHelp, c.HideHelpCommand = true, true

@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 				change(ts, args[0], args[1], args[2], args[3])
 			},
 			"status": status,
+			"clean":  clean,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "fuse" {
@@ -105,5 +106,14 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if want := args[0]; fmt.Sprint(got) != want {
 		ts.Fatalf("exit status %d, want %s", got, want)
+	}
+}
+
+// clean IMAGE wants e2fsck to find nothing.
+func clean(ts *testscript.TestScript, neg bool, args []string) {
+	wantWords(ts, neg, args, 1)
+	out, err := exec.Command("e2fsck", "-fn", ts.MkAbs(args[0])).CombinedOutput()
+	if err != nil {
+		ts.Fatalf("e2fsck: %v: %s", err, out)
 	}
 }

@@ -40,7 +40,7 @@ func imageFlags() []cli.Flag {
 // outputFlags choose the form of the output. tables is for commands that print tables.
 func outputFlags(tables bool) []cli.Flag {
 	out := []cli.Flag{
-		&cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"},
+		jsonFlag(),
 		&cli.StringFlag{Name: "color", Category: outputCategory, Value: "auto",
 			Usage: "colours and frames: `WHEN` is auto (on a terminal, unless NO_COLOR is set), always or never"},
 	}
@@ -89,4 +89,8 @@ func sizeFlag(c *cli.Context, name string, def uint64) (uint64, error) {
 		return 0, usagef("--%s: %v", name, err)
 	}
 	return n, nil
+}
+
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"}
 }

@@ -134,22 +134,24 @@ type flagGroup struct {
 	rows  [][2]string
 }
 
+// flagGroups has the categories in the order in which cmd lists them.
 func flagGroups(cmd *cli.Command) []flagGroup {
+	var order []string
+	byCategory := make(map[string][]cli.Flag)
+	for _, f := range cmd.Flags {
+		cat := f.(cli.CategorizableFlag).GetCategory()
+		if byCategory[cat] == nil {
+			order = append(order, cat)
+		}
+		byCategory[cat] = append(byCategory[cat], f)
+	}
 	var out []flagGroup
-	for _, cat := range []string{"", imageCategory, outputCategory} {
-		var fs []cli.Flag
-		for _, f := range cmd.Flags {
-			if c, ok := f.(cli.CategorizableFlag); ok && c.GetCategory() == cat {
-				fs = append(fs, f)
-			}
+	for _, cat := range order {
+		title := "Options"
+		if cat != "" {
+			title = cat + " options"
 		}
-		if len(fs) > 0 {
-			title := "Options"
-			if cat != "" {
-				title = cat + " options"
-			}
-			out = append(out, flagGroup{title, flagRows(fs)})
-		}
+		out = append(out, flagGroup{title, flagRows(byCategory[cat])})
 	}
 	return out
 }

@@ -32,7 +32,7 @@ func (o *output) sep(object bool) {
 	if o.comma {
 		o.buf = append(o.buf, ',')
 	}
-	if object {
+	if object && !o.oneLine {
 		o.buf = append(o.buf, '\n')
 		o.lined()
 	}

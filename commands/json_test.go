@@ -111,6 +111,9 @@ func TestJSONIsDocumented(t *testing.T) {
 	if err := os.WriteFile(broken, bytes, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Mkdir(filepath.Join(dir, "TREE"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	lines := []struct {
 		status int
 		line   string
@@ -124,12 +127,13 @@ func TestJSONIsDocumented(t *testing.T) {
 		{0, "fiemap --holes -i disk.img /extents.dat"}, {0, "fiemap -i disk.img /tiny.txt"},
 		{0, "iomap-probe --walk -i disk.img /extents.dat 0"}, {0, "iomap-probe -i disk.img /tiny.txt 0"},
 		{5, "iomap-probe --op write -i disk.img /tiny.txt 0"},
+		{0, "mkimage -n new.img 100m"}, {0, "mkimage new.img 2m"}, {0, "mkimage -F -d TREE new.img"}, {0, "mkimage -n -d TREE another.img"}, {2, "mkimage new.img"},
 		{0, "version"}, {0, "help"}, {0, "help exit-codes"}, {0, "completion zsh"}, {0, "man ls"}, {2, "help nosuch"}, {2, "ls --nosuch"},
 	}
 	for _, l := range lines {
 		words := append(strings.Fields(l.line), "--json")
 		for i, w := range words {
-			if strings.HasSuffix(w, ".img") {
+			if strings.HasSuffix(w, ".img") || w == "TREE" {
 				words[i] = filepath.Join(dir, w)
 			}
 		}
@@ -142,6 +146,41 @@ func TestJSONIsDocumented(t *testing.T) {
 			section = "help"
 		}
 		checkDocument(t, l.line, out, page, section)
+	}
+}
+
+// So are those of the lines of a manifest.
+func TestManifestIsDocumented(t *testing.T) {
+	page := readJSONPage(t)
+	dir := t.TempDir()
+	src := filepath.Join(dir, "src")
+	if err := os.MkdirAll(filepath.Join(src, "dir\xff"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(src, "tiny"), []byte("tiny"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(src, "large"), make([]byte, 70000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("tiny", filepath.Join(src, "link")); err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(dir, "list")
+	if status, _, errs := e4goStatus("mkimage", "-O", "inline_data", "-d", src, "--manifest", list, filepath.Join(dir, "a.img")); status != 0 {
+		t.Fatalf("exit status %d: %s", status, errs)
+	}
+	b, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for line := range strings.Lines(string(b)) {
+		lines++
+		checkDocument(t, "--manifest", line, page, "manifest")
+	}
+	if lines != 6 {
+		t.Errorf("got %d lines, want 6: %s", lines, b)
 	}
 }
 

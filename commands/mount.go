@@ -76,7 +76,7 @@ Exit status, as mount(8)'s:
 		&cli.StringSliceFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, separated by commas"},
 		&cli.BoolFlag{Name: "foreground", Aliases: []string{"f"}, Usage: "serve in the foreground"},
 		&cli.BoolFlag{Name: "debug", Usage: "log every request; wants -f"},
-		&cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"},
+		jsonFlag(),
 	},
 	Action: func(c *cli.Context) error { return mountStatus(runMount(c)) },
 }
@@ -133,7 +133,10 @@ func parseMount(c *cli.Context) (*mountRequest, error) {
 		return nil, usagef("--debug wants -f")
 	}
 	r.serve.FSName = r.image
-	for _, o := range c.StringSlice("options") {
+	for o := range strings.SplitSeq(strings.Join(c.StringSlice("options"), ","), ",") {
+		if o == "" {
+			continue
+		}
 		if err := r.option(o); err != nil {
 			return nil, err
 		}

@@ -26,8 +26,9 @@ type output struct {
 	buf    []byte
 	err    error
 
-	nest  []byte // of the JSON document: the brackets that are open
-	comma bool   // what comes next in it wants a comma before it
+	oneLine bool   // no line breaks in JSON
+	nest    []byte // of the JSON document: the brackets that are open
+	comma   bool   // what comes next in it wants a comma before it
 }
 
 // flushAt is how many bytes are collected for one write.

@@ -23,7 +23,7 @@ that was made is removed. It needs nothing but this program.
 Exit status:
   0 done; 2 a step failed.`,
 	Flags: []cli.Flag{
-		&cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"},
+		jsonFlag(),
 	},
 	Action: runTour,
 }

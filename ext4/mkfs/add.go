@@ -29,6 +29,7 @@ type Builder struct {
 	sums    sums
 	lastDir string // the last directory that was looked up
 	lastID  nodeID
+	newest  int64 // the time of the newest entry
 
 	// Of the source that is being read, to tell what comes from those before.
 	first   nodeID          // its first new node
@@ -51,22 +52,43 @@ func (f *Builder) HashContents() {
 // Scan takes all entries of a source. Its contents must be such that can wait.
 func (f *Builder) Scan(ctx context.Context, src Source) error { return f.addAll(ctx, src) }
 
-// Stats count what has been done so far.
+// Stats say how far a builder has come.
 type Stats struct {
-	Files, Dirs, Others, HardLinks uint64 // entries of the tree
-	Bytes                          uint64 // of contents that were written, holes not counted
-	Total                          uint64 // of contents that are known of
+	Entries uint64 // that were read
+	Bytes   uint64 // of contents that were written, holes not counted
+	Total   uint64 // of contents that are known of
 }
 
 // counters are the Stats while they grow.
-type counters struct {
-	files, dirs, others, hardLinks, bytes, total atomic.Uint64
-}
+type counters struct{ entries, bytes, total atomic.Uint64 }
 
 // Stats may be called from any goroutine at any time.
 func (f *Builder) Stats() Stats {
 	c := f.stats
-	return Stats{c.files.Load(), c.dirs.Load(), c.others.Load(), c.hardLinks.Load(), c.bytes.Load(), c.total.Load()}
+	return Stats{c.entries.Load(), c.bytes.Load(), c.total.Load()}
+}
+
+// Counts are of what is in a tree, without its root and lost+found.
+type Counts struct{ Files, Dirs, Others, HardLinks uint64 }
+
+// Counts counts what has been taken.
+func (f *Builder) Counts() (c Counts) {
+	f.t.walk(func(id nodeID) error {
+		n := f.t.node(id)
+		switch {
+		case n.state&nodeAlias != 0:
+			c.HardLinks++
+		case n.mode.Type() == disk.ModeReg:
+			c.Files++
+		case n.mode.Type() == disk.ModeDir:
+			c.Dirs++
+		default:
+			c.Others++
+		}
+		return nil
+	})
+	c.Dirs -= 2
+	return c
 }
 
 // addAll adds all entries of a source.
@@ -110,6 +132,7 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 	if f.change != nil {
 		f.change(e)
 	}
+	f.stats.entries.Add(1)
 	id, err := f.place(e)
 	if err != nil || e.HardLink != "" {
 		return err
@@ -123,15 +146,14 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 	}
 	n.flags, n.project = e.Flags, e.Project
 	n.mtime, n.nsec = e.Mtime.Sec, e.Mtime.Nsec
+	f.newest = max(f.newest, n.mtime)
 	n.state |= nodeExplicit
 	if n.xattrs, err = f.t.xattrSet(e.Xattrs); err != nil {
 		return errPath(e.Path, "%w", err)
 	}
 	switch e.Mode.Type() {
 	case disk.ModeDir:
-		f.stats.dirs.Add(1)
 	case disk.ModeReg:
-		f.stats.files.Add(1)
 		f.stats.total.Add(uint64(max(0, e.Size)))
 		n.size = e.Size
 		if e.Size < 0 {
@@ -149,7 +171,6 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 		}
 		return f.write(ctx, id, e.Content)
 	case disk.ModeLink:
-		f.stats.others.Add(1)
 		if e.Link == "" || len(e.Link) >= 4096 {
 			return errPath(e.Path, "the target of the symbolic link has %d bytes, want 1 to 4095", len(e.Link))
 		}
@@ -159,11 +180,9 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 		n.size = int64(len(e.Link))
 		f.t.detailOf(id).target = e.Link
 	case disk.ModeChar, disk.ModeBlock:
-		f.stats.others.Add(1)
 		d := f.t.detailOf(id)
 		d.major, d.minor = e.Major, e.Minor
 	case disk.ModeFIFO, disk.ModeSocket:
-		f.stats.others.Add(1)
 	default:
 		return errPath(e.Path, "its mode is %#o, which is of no known type", e.Mode)
 	}
@@ -216,7 +235,6 @@ func (f *Builder) place(e *Entry) (nodeID, error) {
 		return 0, err
 	}
 	if target != 0 {
-		f.stats.hardLinks.Add(1)
 		n := f.t.node(id)
 		n.state |= nodeAlias | nodeExplicit
 		n.mode = f.t.node(target).mode
@@ -272,7 +290,7 @@ func (f *Builder) dir(path string) (nodeID, error) {
 				return 0, err
 			}
 			n := f.t.node(c)
-			n.mode, n.mtime = disk.ModeDir|0o755, f.o.Time.Unix()
+			n.mode = disk.ModeDir | 0o755
 		}
 		if f.t.node(f.t.target(c)).mode.Type() != disk.ModeDir {
 			return 0, errPath(path, "%s is no directory", f.t.path(c))

@@ -45,6 +45,6 @@ func (v *volume) badBlocksInode() (*inode, error) {
 			return nil, err
 		}
 	}
-	v.addBlocks(&in.Inode, m.n)
+	v.addBlocks(&in.Inode, uint64(len(list))) // without those of its map (ext2fs_update_bb_inode)
 	return in, m.finish()
 }

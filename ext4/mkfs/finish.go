@@ -267,6 +267,7 @@ func (w *finisher) directory(id nodeID, in *inode) (inline []byte, err error) {
 		if room, _ := w.v.inlineRoom(w.t.xattrs[n.xattrs]); room > 0 {
 			if data := d.inlineDir(room); data != nil {
 				in.Size = uint64(len(data))
+				n.size = int64(len(data))
 				return data, nil
 			}
 		}
@@ -292,6 +293,7 @@ func (w *finisher) directory(id nodeID, in *inode) (inline []byte, err error) {
 		blocks += r.len()
 	}
 	in.Size = blocks << w.v.sb.BlockBits()
+	n.size = int64(in.Size)
 	if limit := uint64(1) << 31; in.Size >= limit && !w.v.sb.Incompat.Has(disk.IncompatLargedir) {
 		return nil, fmt.Errorf("the directory takes %d bytes, at most %d are possible without feature large_dir", in.Size, limit-1)
 	}

@@ -14,78 +14,107 @@ type Free struct {
 	Percent float64 // of the file system
 }
 
+// usageBounds are sizes from which mke2fs uses other blocks, and the largest.
+var usageBounds = []int64{3 << 20, 512 << 20, 4 << 40, 16 << 40, 1 << 60}
+
 // Fit finds the smallest file system that holds what was scanned, and free.
 func (f *Builder) Fit(free Free) (*Params, error) {
 	if !(free.Percent >= 0 && free.Percent < 100) {
 		return nil, usage("", "%g percent of free room: want 0 to less than 100", free.Percent)
 	}
-	known := make(map[needKey]need)
-	fits := func(size int64) (*Params, error) {
-		return f.fits(size, free, known)
-	}
-	const most = int64(1) << 60
-	high := int64(1 << 20)
-	var best *Params
-	var err error
-	for ; ; high *= 2 {
-		if best, err = fits(high); err == nil {
-			break
+	s := &fitter{f: f, free: free, known: make(map[needKey]need)}
+	var first error
+	low := int64(64 << 10)
+	for _, end := range usageBounds {
+		for high := low; high < end; {
+			high = min(2*high, end-4096)
+			p, err := s.fits(high)
+			if err == nil {
+				return s.between(low, high, p), nil
+			}
+			if first == nil || errors.Is(err, errDoesNotFit) {
+				first = err
+			}
+			if low = high; high == end-4096 {
+				break
+			}
 		}
-		if high == most {
-			return nil, err
+		low = end
+		if p, err := s.fits(low); err == nil {
+			return p, nil
 		}
 	}
-	low := high / 2
+	return nil, first
+}
+
+// A fitter tries sizes.
+type fitter struct {
+	f     *Builder
+	free  Free
+	known map[needKey]need
+}
+
+// between halves the sizes between one that is too small and one that is not.
+func (s *fitter) between(low, high int64, best *Params) *Params {
 	for low+4096 < high {
 		middle := (low + high) / 2 / 4096 * 4096
-		p, err := fits(middle)
+		p, err := s.fits(middle)
 		if err != nil {
 			low = middle
 			continue
 		}
 		best, high = p, middle
 	}
-	return best, nil
+	return best
 }
 
 var errDoesNotFit = errors.New("the contents do not fit")
 
-// fits lays out a file system of a size and compares its free blocks with
-// what is needed.
-func (f *Builder) fits(size int64, free Free, known map[needKey]need) (*Params, error) {
-	o := *f.o
-	inodes := uint64(len(f.t.nodes)) + 16
-	if o.Inodes == 0 && o.InodeRatio == 0 {
-		// As many as there are files, and the usual number for the free room.
-		room := free.Bytes + uint64(float64(size)*free.Percent/100)
-		o.Inodes = inodes + room/defaultInodeRatio
-	}
-	p, err := Resolve(size, o)
-	if err != nil {
-		return nil, err
-	}
-	v, err := newVolume(p, nil)
-	if err != nil {
-		return nil, err
-	}
-	key := needKeyOf(&v.sb)
-	n, ok := known[key]
-	if !ok {
-		if n, err = f.need(v); err != nil {
+// fits lays out a file system of a size and compares its free blocks and
+// inodes with what is needed.
+func (s *fitter) fits(size int64) (*Params, error) {
+	f := s.f
+	room := s.free.Bytes + uint64(float64(size)*s.free.Percent/100)
+	spare := room / defaultInodeRatio // inodes for the free room
+	inodes := uint64(len(f.t.nodes))
+	for first := true; ; first = false {
+		o := *f.o
+		given := o.Inodes != 0 || o.InodeRatio != 0
+		if !given {
+			o.Inodes = inodes + spare
+		}
+		p, err := Resolve(size, o)
+		if err != nil {
 			return nil, err
 		}
-		known[key] = n
+		v, err := newVolume(p, nil)
+		if err != nil {
+			return nil, err
+		}
+		key := needKeyOf(&v.sb)
+		n, ok := s.known[key]
+		if !ok {
+			if n, err = f.need(v); err != nil {
+				return nil, err
+			}
+			s.known[key] = n
+		}
+		if first && !given {
+			// Each group's share is rounded to a multiple of 8, perhaps down.
+			inodes = n.inodes + 8*v.sb.Groups()
+			continue
+		}
+		if uint64(v.sb.Inodes) < n.inodes {
+			return nil, fmt.Errorf("%w: %d inodes are needed, there are %d", errDoesNotFit, n.inodes, v.sb.Inodes)
+		}
+		blocks := n.blocks + (s.free.Bytes+uint64(v.sb.BlockSize())-1)>>v.sb.BlockBits() + uint64(float64(v.sb.Blocks)*s.free.Percent/100)
+		// Where files are cut at the edge of free room, their maps may need a node more.
+		blocks += uint64(len(v.space.used)+1) << v.sb.ClusterBits()
+		if have := v.sb.Blocks - v.usedBlocks(); blocks > have {
+			return nil, fmt.Errorf("%w: %d blocks of %d bytes are needed, %d are free", errDoesNotFit, blocks, v.sb.BlockSize(), have)
+		}
+		return p, nil
 	}
-	if uint64(v.sb.Inodes) < inodes+n.inodes {
-		return nil, fmt.Errorf("%w: %d inodes are needed", errDoesNotFit, inodes+n.inodes)
-	}
-	blocks := n.blocks + (free.Bytes+uint64(v.sb.BlockSize())-1)>>v.sb.BlockBits() + uint64(float64(v.sb.Blocks)*free.Percent/100)
-	// Where files are cut at the edge of free room, their maps may need a node more.
-	blocks += uint64(len(v.space.used)+1) << v.sb.ClusterBits()
-	if have := v.sb.Blocks - v.usedBlocks(); blocks > have {
-		return nil, fmt.Errorf("%w: %d blocks of %d bytes are needed, %d are free", errDoesNotFit, blocks, v.sb.BlockSize(), have)
-	}
-	return p, nil
 }
 
 // need is what a tree takes.
@@ -105,7 +134,7 @@ func needKeyOf(sb *disk.Superblock) needKey {
 // need counts the blocks that the tree takes in the volume v; directories by
 // the most that they can take, since the order of their hashes is not known.
 func (f *Builder) need(v *volume) (need, error) {
-	var n need
+	n := need{inodes: uint64(v.sb.FirstIno)} // those that are reserved, and the orphan file
 	var use usages
 	blocks := make(map[uint32]uint64) // by xattr set: inodes that need it in a block
 	add := func(b uint64) { n.blocks += v.clusterBlocks(b) }
@@ -113,6 +142,9 @@ func (f *Builder) need(v *volume) (need, error) {
 		x := f.t.node(id)
 		if x.state&nodeAlias != 0 {
 			return nil
+		}
+		if id != rootNode {
+			n.inodes++
 		}
 		use.count(&disk.Inode{UID: x.uid, GID: x.gid, ProjID: x.project}, 0, 1)
 		set := f.t.xattrs[x.xattrs]

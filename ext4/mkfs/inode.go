@@ -14,12 +14,21 @@ type inode struct {
 
 // newInode returns an inode of the volume's own, made when the file system is.
 func (v *volume) newInode(mode disk.Mode, links uint16) *inode {
-	t := disk.Time{Sec: v.sb.MkfsTime}
-	in := &inode{Inode: disk.Inode{Mode: mode, Links: links, Atime: t, Ctime: t, Mtime: t}}
+	in := &inode{Inode: disk.Inode{Mode: mode, Links: links}}
 	if v.sb.InodeSize > disk.GoodOldInodeSize {
-		in.ExtraIsize, in.Crtime = extraIsize, t
+		in.ExtraIsize = extraIsize
 	}
+	v.dateInode(in)
 	return in
+}
+
+// dateInode gives an inode the time of the file system.
+func (v *volume) dateInode(in *inode) {
+	t := disk.Time{Sec: v.sb.MkfsTime}
+	in.Atime, in.Ctime, in.Mtime = t, t, t
+	if in.ExtraIsize > 0 {
+		in.Crtime = t
+	}
 }
 
 // addBlocks counts n blocks of the file system in i_blocks.

@@ -15,7 +15,6 @@ import (
 // A Result says what was made.
 type Result struct {
 	Super   disk.Superblock
-	Stats   Stats
 	Content *[sha256.Size]byte // of all names, attributes and contents, after HashContents
 	Phases  []Phase
 }
@@ -70,6 +69,7 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 		return nil, err
 	}
 	phase("contents")
+	f.date()
 	f.identify(f.digest(false))
 	if f.sums.list != nil {
 		sum := f.digest(true)
@@ -79,7 +79,7 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 		return nil, err
 	}
 	phase("metadata")
-	r.Super, r.Stats = v.sb, f.Stats()
+	r.Super = v.sb
 	return r, nil
 }
 
@@ -105,7 +105,7 @@ func (f *Builder) wipe() error {
 // root makes the directories that every file system has.
 func (f *Builder) root() error {
 	n := f.t.node(rootNode)
-	n.uid, n.gid, n.mtime = f.o.RootUID, f.o.RootGID, f.o.Time.Unix()
+	n.uid, n.gid = f.o.RootUID, f.o.RootGID
 	if f.o.RootPerms != nil {
 		n.mode = disk.ModeDir | disk.Mode(*f.o.RootPerms)&disk.ModePerm
 	}
@@ -113,9 +113,31 @@ func (f *Builder) root() error {
 	if err != nil {
 		return err
 	}
-	l := f.t.node(id)
-	l.mode, l.mtime = disk.ModeDir|0o700, f.o.Time.Unix()
-	return nil
+	f.t.node(id).mode = disk.ModeDir | 0o700
+	if f.o.RootSELinux != "" {
+		n := f.t.node(rootNode)
+		n.xattrs, err = f.t.xattrSet([]Xattr{{"security.selinux", append([]byte(f.o.RootSELinux), 0)}})
+	}
+	return err
+}
+
+// date gives the file system its time, and that to what has none of its own.
+func (f *Builder) date() {
+	t := max(0, f.newest)
+	if !f.o.Time.IsZero() {
+		t = f.o.Time.Unix()
+	}
+	sb := &f.v.sb
+	sb.MkfsTime, sb.LastCheck, sb.Wtime = t, t, t
+	if in := f.v.builtin.journalIn; in != nil {
+		f.v.dateInode(in)
+	}
+	f.t.walk(func(id nodeID) error {
+		if n := f.t.node(id); n.state&nodeExplicit == 0 {
+			n.mtime = t
+		}
+		return nil
+	})
 }
 
 // contents writes the contents that could wait.
@@ -139,7 +161,7 @@ func (f *Builder) contents(ctx context.Context) error {
 // for, or derives them from what it holds.
 func (f *Builder) identify(digest [sha256.Size]byte) {
 	o := *f.o
-	o.UUID, o.HashSeed = nil, nil
+	o.UUID, o.HashSeed, o.Time, o.Zeroed = nil, nil, o.Time.UTC(), false
 	options, err := json.Marshal(struct {
 		Options Options
 		Size    uint64

@@ -101,6 +101,15 @@ func runMke2fs(t testing.TB, img string, size int64, args ...string) {
 			i++
 			continue
 		}
+		if args[i] == "-l" {
+			list := filepath.Join(t.TempDir(), "bad")
+			if err := os.WriteFile(list, []byte(strings.ReplaceAll(args[i+1], ",", "\n")), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			rest = append(rest, "-l", list)
+			i++
+			continue
+		}
 		rest = append(rest, args[i])
 	}
 	cmd := exec.Command("mke2fs", append(append([]string{"-q", "-F", "-U", testUUID.text(), "-E", extended}, rest...), img)...)
@@ -160,6 +169,10 @@ func parseArgs(t testing.TB, args []string) Options {
 				t.Fatal(err)
 			}
 			o.Reserved = &f
+		case "-l":
+			for _, b := range strings.Split(v, ",") {
+				o.BadBlocks = append(o.BadBlocks, num(b))
+			}
 		case "-O":
 			o.Features = append(o.Features, strings.Split(v, ",")...)
 		case "-J":
@@ -318,6 +331,8 @@ func TestEmptyIsMke2fs(t *testing.T) {
 		{64 * m, "-t ext4 -E root_owner=1000:100000"},
 		{64 * m, "-t ext4 -E test_fs"},
 		{64 * m, "-t ext2 -o hurd"},
+		{64 * m, "-t ext4 -l 5000,5001,40000"},
+		{64 * m, "-t ext2 -b 1024 -l 300,301,302,9000,9001,9002,9003,9004,9005,9006,9007,9008,9009,9010,9011,9012"},
 		{64 * m, "-t ext2 -r 0 -O none"},
 		{64 * m, "-t ext4 -O none"},
 		{64 * m, "-t ext4 -b 8192"},

@@ -54,8 +54,8 @@ type Options struct {
 
 	UUID *UUID // -U; nil: derived from the contents
 
-	// Time is the time of making, whole seconds. Files without a time of
-	// their own have it.
+	// Time is the time of making, whole seconds, which files without a time of
+	// their own have, too. Zero is the time of the newest file, or 1970.
 	Time time.Time
 
 	// Zeroed says that every byte of the device that is not written reads as
@@ -128,4 +128,12 @@ var hashNumbers = map[string]disk.HashVersion{"": disk.HashHalfMD4, "legacy": di
 
 var quotaNumbers = map[string]quotaType{
 	"usr": quotaUser, "usrquota": quotaUser, "grp": quotaGroup, "grpquota": quotaGroup, "prj": quotaProject, "prjquota": quotaProject,
+}
+
+// TypeName is the type of the file system.
+func (o *Options) TypeName() string {
+	if o.Type == "" {
+		return "ext4"
+	}
+	return o.Type
 }

@@ -133,9 +133,7 @@ func (p *Params) names(profile) error {
 		sb.Flags |= disk.SuperTestFS
 	}
 	sb.MaxMountCount = -1
-	sb.MkfsTime = o.Time.Unix()
-	sb.LastCheck, sb.Wtime = sb.MkfsTime, sb.MkfsTime
-	if sb.MkfsTime < 0 || sb.MkfsTime >= 1<<40 {
+	if t := o.Time.Unix(); !o.Time.IsZero() && (t < 0 || t >= 1<<40) {
 		return usage("", "the time %s cannot be stored in a superblock", o.Time)
 	}
 	return nil
@@ -632,6 +630,13 @@ func (p *Params) backupGroups() {
 	if b[0] > b[1] {
 		b[0], b[1] = b[1], b[0]
 	}
+}
+
+// Check says what else speaks against p, once it is laid out: bad blocks in
+// the wrong place, a journal that is too big.
+func (p *Params) Check() error {
+	_, err := newVolume(p, nil)
+	return err
 }
 
 // Superblock is what the superblock says of sizes and features; its free

@@ -130,6 +130,10 @@ func (s *TarSource) open(f *os.File) error {
 	return nil
 }
 
+// CanWait reports whether contents can be read when the archive has been
+// listed, without a spool.
+func (s *TarSource) CanWait() bool { return s.file != nil }
+
 // Close implements [Source].
 func (s *TarSource) Close() error {
 	var errs []error

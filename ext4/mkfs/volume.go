@@ -39,11 +39,12 @@ func newVolume(p *Params, dev blockdev.Device) (*volume, error) {
 	if err := v.takeBadBlocks(); err != nil {
 		return nil, err
 	}
+	bad := v.usedClusters()
 	if err := v.placeTables(); err != nil {
 		return nil, err
 	}
 	v.wholeClusters()
-	v.overhead = v.usedClusters()
+	v.overhead = v.usedClusters() - bad
 	return v, v.placeBuiltin()
 }
 
