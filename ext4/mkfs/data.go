@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
 )
 
@@ -34,6 +35,8 @@ type pending struct {
 const (
 	writeSize    = 1 << 20 // bytes of one write, and of one read
 	writeBuffers = 4
+
+	writebackSize = 8 << 20 // bytes that the storage gets at a time
 )
 
 func newDataWriter(v *volume) *dataWriter {
@@ -57,12 +60,27 @@ func newDataWriter(v *volume) *dataWriter {
 // run writes what is full.
 func (w *dataWriter) run() {
 	var err error
+	starter, _ := w.v.dev.(blockdev.WritebackStarter)
+	bits := w.v.sb.BlockBits()
+	var dirty run // what was written behind each other
+	start := func() {
+		if starter != nil && dirty.len() > 0 {
+			starter.StartWriteback(int64(dirty.start)<<bits, int64(dirty.len())<<bits)
+		}
+	}
 	for p := range w.full {
 		if err == nil {
 			err = w.v.writeBlock(p.at, p.data)
 		}
+		if end := p.at + disk.PBlock(len(p.data)>>bits); dirty.end == p.at && dirty.len()<<bits < writebackSize {
+			dirty.end = end
+		} else {
+			start()
+			dirty = run{p.at, end}
+		}
 		w.empty <- p.data[:0]
 	}
+	start()
 	w.failed <- err
 }
 
