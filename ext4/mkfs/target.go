@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,26 +77,53 @@ func InPlace(path string, offset, size int64) (*Target, error) {
 	return &Target{path: path, Dev: w, window: true}, nil
 }
 
+// What tells one kind of contents from another lies near the beginning, near
+// the end (software RAID, ZFS, backups of GPT), or at a few powers of two (LUKS, VMFS).
 const (
-	bootBytes = 4096     // of boot block and superblock
-	tailBytes = 64 << 10 // where software RAID keeps its superblock
+	wipeHead = 1 << 20
+	wipeTail = 1 << 20
+	wipePage = 4096
 )
 
-// Wipe clears the places where the first and the last bytes of other file systems lie,
-// so that nobody takes the device for what it was before.
+var wipeAlso = []int64{1 << 20, 2 << 20, 4 << 20}
+
+// Wipe clears the places by which a device is known for what it was before. It
+// goes by the superblock of ext4 first: if the power fails, what was there is
+// there still, or nothing is.
 func (t *Target) Wipe() error {
 	if !t.window {
 		return nil
 	}
-	size := t.Dev.Size()
-	if _, err := t.Dev.WriteAt(make([]byte, min(bootBytes, size)), 0); err != nil {
+	if err := t.unmake(); err != nil {
 		return err
 	}
-	tail := min(tailBytes, size)
-	if _, err := t.Dev.WriteAt(make([]byte, tail), size-tail); err != nil {
+	size := t.Dev.Size()
+	clear := func(at, n int64) error {
+		at = min(max(at, 0), size)
+		_, err := t.Dev.WriteAt(zeroMiB[:min(n, size-at)], at)
+		return err
+	}
+	for _, at := range wipeAlso {
+		if err := clear(at, wipePage); err != nil {
+			return err
+		}
+	}
+	if err := clear(size-wipeTail, wipeTail); err != nil {
+		return err
+	}
+	if err := clear(0, wipeHead); err != nil {
 		return err
 	}
 	return t.Dev.Flush()
+}
+
+// unmake clears the sector that has the magic number of ext4's superblock.
+func (t *Target) unmake() error {
+	if t.Dev.Size() < disk.SuperblockOffset+superSector {
+		return nil
+	}
+	_, err := t.Dev.WriteAt(zeroMiB[:superSector], disk.SuperblockOffset)
+	return errors.Join(err, t.Dev.Flush())
 }
 
 // Commit gives the image its name.
@@ -139,8 +167,7 @@ func (t *Target) link() error {
 // Abort throws away what was written; a device holds no file system then.
 func (t *Target) Abort() error {
 	if t.window {
-		_, err := t.Dev.WriteAt(make([]byte, min(bootBytes, t.Dev.Size())), 0)
-		return errors.Join(err, t.Dev.Flush(), t.Dev.Close())
+		return errors.Join(t.unmake(), t.Dev.Close())
 	}
 	if t.name != "" {
 		os.Remove(t.name)
