@@ -31,9 +31,8 @@ func (s *memSource) Close() error { return nil }
 
 // memContent is the contents of a file; blocks of zeros are holes.
 type memContent struct {
-	data  []byte
-	now   bool // it cannot wait
-	opens *int
+	data []byte
+	now  bool // it cannot wait
 }
 
 func (c *memContent) Later() bool { return !c.now }
