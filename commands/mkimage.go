@@ -388,6 +388,9 @@ func (r *mkimageRequest) target(p *mkfs.Params, old existing) (*mkfs.Target, err
 	}
 	switch {
 	case old.device, old.there && r.offset > 0:
+		if r.size == 0 {
+			size = old.size - r.offset // also what is left over at the end is to hold nothing
+		}
 		if !old.device && old.size < r.offset+size {
 			if err := os.Truncate(r.image, r.offset+size); err != nil {
 				return nil, err
