@@ -170,6 +170,9 @@ func runMkimage(c *cli.Context) error {
 		return err
 	}
 	err = r.run(c)
+	if err != nil && !isSilent(err) && c.Context.Err() != nil {
+		return c.Context.Err() // whatever came of it
+	}
 	var bad *mkfs.UsageError
 	var unknown *mkfs.UnknownFeatureError
 	switch {
@@ -229,7 +232,7 @@ func (r *mkimageRequest) run(c *cli.Context) error {
 		defer spool.Close()
 	}
 	for _, from := range r.from {
-		src, wait, err := r.source(from, spool)
+		src, wait, err := r.source(ctx, from, spool)
 		if err != nil {
 			return err
 		}
@@ -294,7 +297,10 @@ func (r *mkimageRequest) write(c *cli.Context, b *mkfs.Builder, p *mkfs.Params, 
 		return err
 	}
 	progress.stop()
-	return r.report(c, b, result, time.Since(begin))
+	if err := r.report(c, b, result, time.Since(begin)); err != nil {
+		return err
+	}
+	return exit(exitOK, nil) // it is too late to be interrupted
 }
 
 // existing is what stands under the image's name.
@@ -312,17 +318,27 @@ func (r *mkimageRequest) look() (existing, error) {
 		if r.size == 0 && !r.auto {
 			return existing{}, usageHint("e4go mkimage "+r.image+" 1g", "%s does not exist: want a SIZE, or -d", r.image)
 		}
-		return existing{}, nil
+		return existing{}, r.mayReplace()
 	}
 	if err != nil {
 		return existing{}, &os.PathError{Op: "stat", Path: r.image, Err: err}
 	}
-	f, err := blockdev.Open(r.image, blockdev.Options{Lock: blockdev.LockExclusive})
+	f, err := blockdev.Open(r.image, blockdev.Options{Write: !r.dry, Lock: blockdev.LockExclusive})
 	if err != nil {
 		return existing{}, err
 	}
 	defer f.Close()
 	old := existing{there: true, device: st.Mode&unix.S_IFMT == unix.S_IFBLK, size: f.Size()}
+	switch {
+	case old.device && !r.dry:
+		if ro, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET); err == nil && ro != 0 {
+			return old, &os.PathError{Op: "open", Path: r.image, Err: fmt.Errorf("the device is read-only: %w", unix.EROFS)}
+		}
+	case r.offset == 0:
+		if err := r.mayReplace(); err != nil {
+			return old, err
+		}
+	}
 	if r.size == 0 && !r.auto && old.size <= r.offset {
 		return old, usageHint("name a SIZE", "%s has %d bytes: no room for a file system", r.image, old.size)
 	}
@@ -347,6 +363,15 @@ func (r *mkimageRequest) look() (existing, error) {
 	return old, nil
 }
 
+// mayReplace reports an error if the directory does not let the image take its
+// name: better now than when everything has been read.
+func (r *mkimageRequest) mayReplace() error {
+	if r.dry {
+		return nil
+	}
+	return mkfs.MayCreate(r.image)
+}
+
 // zeroStart reports whether a file begins with nothing.
 func zeroStart(r *io.SectionReader) bool {
 	b := make([]byte, min(64<<10, r.Size()))
@@ -363,6 +388,9 @@ func (r *mkimageRequest) target(p *mkfs.Params, old existing) (*mkfs.Target, err
 	}
 	switch {
 	case old.device, old.there && r.offset > 0:
+		if r.size == 0 {
+			size = old.size - r.offset // also what is left over at the end is to hold nothing
+		}
 		if !old.device && old.size < r.offset+size {
 			if err := os.Truncate(r.image, r.offset+size); err != nil {
 				return nil, err
@@ -380,9 +408,10 @@ func (r *mkimageRequest) target(p *mkfs.Params, old existing) (*mkfs.Target, err
 
 // source opens what -d names. wait reports whether its contents can wait until
 // all of it has been listed.
-func (r *mkimageRequest) source(from string, spool *mkfs.Spool) (src mkfs.Source, wait bool, err error) {
+func (r *mkimageRequest) source(ctx context.Context, from string, spool *mkfs.Spool) (src mkfs.Source, wait bool, err error) {
+	o := mkfs.TarOptions{Spool: spool, Layer: r.oci, NoXattrs: r.noX, Stop: ctx.Done()}
 	if from == "-" {
-		src, err = mkfs.NewTarSource("standard input", os.Stdin, mkfs.TarOptions{Spool: spool, Layer: r.oci, NoXattrs: r.noX})
+		src, err = mkfs.NewTarSource("standard input", os.Stdin, o)
 		return src, spool != nil, err
 	}
 	st, err := os.Stat(from)
@@ -396,11 +425,12 @@ func (r *mkimageRequest) source(from string, spool *mkfs.Spool) (src mkfs.Source
 		src, err = mkfs.NewDirSource(from, r.noX)
 		return src, true, err
 	}
-	f, err := os.Open(from)
+	// A FIFO may have nobody at its other end yet.
+	f, err := os.OpenFile(from, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, false, err
 	}
-	tar, err := mkfs.NewTarSource(from, f, mkfs.TarOptions{Spool: spool, Layer: r.oci, NoXattrs: r.noX})
+	tar, err := mkfs.NewTarSource(from, f, o)
 	if err != nil {
 		return nil, false, err
 	}

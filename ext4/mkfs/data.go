@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
@@ -22,6 +23,7 @@ type dataWriter struct {
 	full   chan pending
 	empty  chan []byte
 	failed chan error
+	broken atomic.Bool // a write has failed
 	closed bool
 	err    error  // what closing returned
 	read   []byte // what is being read of a file
@@ -71,6 +73,7 @@ func (w *dataWriter) run() {
 	for p := range w.full {
 		if err == nil {
 			err = w.v.writeBlock(p.at, p.data)
+			w.broken.Store(err != nil)
 		}
 		if end := p.at + disk.PBlock(len(p.data)>>bits); dirty.end == p.at && dirty.len()<<bits < writebackSize {
 			dirty.end = end
@@ -254,6 +257,9 @@ func (f *Builder) copySpan(ctx context.Context, m *mapping, r Reader, s span, pa
 	for off := s.start; off < s.end; {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if f.w.broken.Load() {
+			return f.w.close() // no use in reading more
 		}
 		part := buf[:min(s.end-off, int64(len(buf)))]
 		if n, err := io.ReadFull(r, part); err != nil {

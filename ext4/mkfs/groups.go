@@ -255,38 +255,50 @@ func (v *volume) writeDescs(i uint64, b []byte, supers []disk.Group) error {
 	return nil
 }
 
-// writeSupers writes the superblock and its backups, the primary last: before
-// that there is no file system on the device.
+// superSector is what a disk writes whole or not at all. The first of a
+// superblock has its magic number.
+const superSector = 512
+
+// writeSupers writes the superblock and its backups, the first sector of the
+// primary last: before that there is no file system on the device.
 func (v *volume) writeSupers(supers []disk.Group) error {
-	for i := len(supers) - 1; i >= 0; i-- {
-		g := supers[i]
-		sb := v.sb
-		sb.BlockGroup = uint16(g)
-		if g != 0 {
-			// A backup never says that all is well: whoever uses it has to check.
-			sb.State &^= disk.StateValid
-		} else if err := v.dev.Flush(); err != nil {
-			return err
-		}
-		b := make([]byte, disk.SuperblockSize)
-		sb.Put(b)
-		if sb.RevLevel == 0 { // where these mean nothing, mke2fs writes them all the same
-			le.PutUint32(b[0x54:], uint32(sb.FirstIno))
-			le.PutUint16(b[0x58:], sb.InodeSize)
-		}
-		if sb.MetadataCsum() {
-			sb.Checksum = disk.SuperblockChecksum(b)
-			sb.Put(b)
-		}
-		at := int64(v.superBlock(g)) << v.sb.BlockBits()
-		if g == 0 {
-			at = disk.SuperblockOffset
-		}
-		if _, err := v.dev.WriteAt(b, at); err != nil {
+	for _, g := range supers[1:] {
+		if _, err := v.dev.WriteAt(v.encodeSuper(g), int64(v.superBlock(g))<<v.sb.BlockBits()); err != nil {
 			return err
 		}
 	}
+	b := v.encodeSuper(0)
+	if _, err := v.dev.WriteAt(b[superSector:], disk.SuperblockOffset+superSector); err != nil {
+		return err
+	}
+	if err := v.dev.Flush(); err != nil {
+		return err
+	}
+	if _, err := v.dev.WriteAt(b[:superSector], disk.SuperblockOffset); err != nil {
+		return err
+	}
 	return v.dev.Flush()
+}
+
+// encodeSuper is group g's copy of the superblock.
+func (v *volume) encodeSuper(g disk.Group) []byte {
+	sb := v.sb
+	sb.BlockGroup = uint16(g)
+	if g != 0 {
+		// A backup never says that all is well: whoever uses it has to check.
+		sb.State &^= disk.StateValid
+	}
+	b := make([]byte, disk.SuperblockSize)
+	sb.Put(b)
+	if sb.RevLevel == 0 { // where these mean nothing, mke2fs writes them all the same
+		le.PutUint32(b[0x54:], uint32(sb.FirstIno))
+		le.PutUint16(b[0x58:], sb.InodeSize)
+	}
+	if sb.MetadataCsum() {
+		sb.Checksum = disk.SuperblockChecksum(b)
+		sb.Put(b)
+	}
+	return b
 }
 
 // zero makes blocks read as zeros.

@@ -340,6 +340,7 @@ func TestEmptyIsMke2fs(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprintf("%d %s", tt.size, tt.args), func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			theirs, ours := filepath.Join(dir, "theirs"), filepath.Join(dir, "ours")
 			args := strings.Fields(tt.args)

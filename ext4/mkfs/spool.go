@@ -26,7 +26,7 @@ func NewSpool(dir string) (*Spool, error) {
 	}
 	f, err := os.CreateTemp(dir, ".e4go-spool-")
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "make a temporary file in", Path: dir, Err: underlying(err)}
 	}
 	return &Spool{f: f}, os.Remove(f.Name())
 }

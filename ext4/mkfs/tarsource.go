@@ -33,6 +33,10 @@ type TarOptions struct {
 	Layer bool
 
 	NoXattrs bool
+
+	// Stop, once closed, ends the wait for an archive that comes through a pipe:
+	// reading it fails with [context.Canceled].
+	Stop <-chan struct{}
 }
 
 // A TarSource is an archive in one of the forms that tar(1) writes: ustar,
@@ -95,7 +99,7 @@ func (s *TarSource) open(f *os.File) error {
 	}
 	var r io.Reader = f
 	if !seekable {
-		b := bufio.NewReaderSize(f, 1<<20)
+		b := bufio.NewReaderSize(&patientReader{f, s.o.Stop}, 1<<20)
 		p, err := b.Peek(len(head))
 		if err != nil && err != io.EOF {
 			return err
