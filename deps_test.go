@@ -25,7 +25,7 @@ var imports = map[string]string{
 	"iomap":         "",                     // the words of the protocol
 	"iomap/ext4map": "ext4 ext4/disk iomap", // speaks them for the server
 	"fusesrv":       "ext4 ext4/blockdev ext4/disk",
-	"fixtures":      "ext4/blockdev ext4/disk", // never ext4: not built by what it tests
+	"fixtures":      "ext4/blockdev ext4/disk ext4/mkfs", // never ext4: not built by what it tests
 	"commands":      "ext4 ext4/blockdev ext4/disk ext4/jbd2 ext4/mkfs fixtures fusesrv iomap iomap/ext4map",
 	"":              "commands",
 }

@@ -107,7 +107,7 @@ func TestJSONIsDocumented(t *testing.T) {
 	if err := os.WriteFile(image, bytes, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	bytes[1564*1024+9] ^= 0xff // the generation of a node of /extents.dat: its checksum is wrong
+	bytes[1407*1024+9] ^= 0xff // the generation of a node of /extents.dat: its checksum is wrong
 	if err := os.WriteFile(broken, bytes, 0o644); err != nil {
 		t.Fatal(err)
 	}
