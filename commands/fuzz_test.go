@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 )
 
 // FuzzCommands: whatever stands in an image, each command ends in time, with a
@@ -20,8 +20,8 @@ func FuzzCommands(f *testing.F) {
 		"info --groups", "ls -lR", "stat 2 8 12 16 17 18 19", "dumpextents --all --check", "dumpextents 16 17 18",
 		"fiemap --holes 16", "fiemap --xattr 19", "iomap-probe --walk 16 0", "cat --range 0:1m 16",
 	}
-	tour := fixtures.Tour()
-	for _, at := range []uint32{0x400, 0x438, 0x460, 0x800, 0x81e, 7*1024 + 0x28, 9 * 1024, 1563 * 1024, 1564*1024 + 9, 1593 * 1024, 1596 * 1024} {
+	tour := tourimage.New()
+	for _, at := range []uint32{0x400, 0x438, 0x460, 0x800, 0x81e, 7*1024 + 0x28, 9 * 1024, 1406 * 1024, 1407*1024 + 9, 1399 * 1024, 1403 * 1024} {
 		for which := range uint8(len(lines)) {
 			f.Add(at, which, []byte{0xff, 0xff, 0xff, 0xff})
 			f.Add(at, which, []byte{0, 0, 0, 0, 0, 0, 0, 0})

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 )
 
 // A documented key of a section of docs/JSON.md.
@@ -103,11 +103,11 @@ func TestJSONIsDocumented(t *testing.T) {
 	page := readJSONPage(t)
 	dir := t.TempDir()
 	image, broken := filepath.Join(dir, "disk.img"), filepath.Join(dir, "broken.img")
-	bytes := fixtures.Tour()
+	bytes := tourimage.New()
 	if err := os.WriteFile(image, bytes, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	bytes[1564*1024+9] ^= 0xff // the generation of a node of /extents.dat: its checksum is wrong
+	bytes[1407*1024+9] ^= 0xff // the generation of a node of /extents.dat: its checksum is wrong
 	if err := os.WriteFile(broken, bytes, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +229,7 @@ func hasParent(got map[string]string, k string) bool {
 // With E4GO_UPDATE=1 they are written.
 func TestJSONGolden(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "disk.img")
-	if err := os.WriteFile(image, fixtures.Tour(), 0o644); err != nil {
+	if err := os.WriteFile(image, tourimage.New(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for name, line := range map[string]string{

@@ -6,8 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
-	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 
 	"github.com/urfave/cli/v2"
 )
@@ -15,10 +16,11 @@ import (
 var tourCommand = &cli.Command{
 	Name:  "tour",
 	Usage: "show each command on an image made for it",
-	Description: `Makes a small image in a temporary directory, whose journal holds a file that
-was saved just before a power cut, and shows what each command says of it. Where
-/dev/fuse may be used, the image is mounted, listed and unmounted. Everything
-that was made is removed. It needs nothing but this program.
+	Description: `Makes two small images in a temporary directory, one from a directory and one
+whose journal holds a file that was saved just before a power cut, and shows what
+each command says of them. Where /dev/fuse may be used, the second is mounted,
+listed and unmounted. Everything that was made is removed. It needs nothing but
+this program.
 
 Exit status:
   0 done; 2 a step failed.`,
@@ -30,7 +32,9 @@ Exit status:
 
 // tourSteps are commands of e4go and why one would want them.
 var tourSteps = []struct{ why, line string }{
-	{"What is in this image? Its journal was not clean: it has been replayed, in memory only.", "info disk.img"},
+	{"Make an image that holds a directory, in the smallest size, without root or a mount.", "mkimage -d tree made.img"},
+	{"It is the same, byte for byte, each time that it is made of the same files.", "ls -R -l -i made.img"},
+	{"Another image, after a power cut. Its journal was not clean: it has been replayed, in memory only.", "info disk.img"},
 	{"Look around without mounting.", "ls -l -i disk.img /"},
 	{"The file that only the journal knew.", "cat -i disk.img /after-the-crash.txt"},
 	{"Everything that an inode holds.", "stat -i disk.img /attributes.txt"},
@@ -58,7 +62,10 @@ func runTour(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	t := &tour{c: c, o: out(c), dir: dir}
-	if err := os.WriteFile(t.path("disk.img"), fixtures.Tour(), 0o644); err != nil {
+	if err := os.WriteFile(t.path("disk.img"), tourimage.New(), 0o644); err != nil {
+		return err
+	}
+	if err := t.makeTree(); err != nil {
 		return err
 	}
 	if t.o.json {
@@ -82,12 +89,41 @@ func runTour(c *cli.Context) (err error) {
 
 func (t *tour) path(name string) string { return filepath.Join(t.dir, name) }
 
-// e4go runs a command line of e4go in which disk.img and mnt are the tour's,
+// makeTree makes the directory that becomes an image.
+func (t *tour) makeTree() error {
+	when := time.Unix(1_700_000_000, 0)
+	for _, f := range []struct {
+		name, text string
+		mode       os.FileMode
+	}{
+		{"etc", "", os.ModeDir | 0o755},
+		{"etc/hostname", "tour\n", 0o644},
+		{"bin", "", os.ModeDir | 0o755},
+		{"bin/hello", "#!/bin/sh\necho hello\n", 0o755},
+		{"", "", os.ModeDir | 0o755},
+	} {
+		path := filepath.Join(t.path("tree"), f.name)
+		var err error
+		if f.mode.IsDir() {
+			err = os.MkdirAll(path, 0o755)
+		} else {
+			err = os.WriteFile(path, []byte(f.text), 0o644)
+		}
+		if err = errors.Join(err, os.Chmod(path, f.mode)); err != nil {
+			return err
+		}
+		defer os.Chtimes(path, when, when) // last of all in a directory
+	}
+	return nil
+}
+
+// e4go runs a command line of e4go in which the tree, the images and mnt are the tour's,
 // and shows what it prints.
 func (t *tour) e4go(why, line string) (status int, err error) {
 	args := []string{programName}
 	for _, word := range strings.Fields(line) {
-		if word == "disk.img" || word == "mnt" {
+		switch word {
+		case "tree", "made.img", "disk.img", "mnt":
 			word = t.path(word)
 		}
 		args = append(args, word)

@@ -20,6 +20,7 @@ import (
 	"e4go/ext4/disk"
 	"e4go/ext4/jbd2"
 	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 
 	"golang.org/x/sys/unix"
 )
@@ -259,7 +260,7 @@ func flips(image []byte, rng *rand.Rand) (out []patch) {
 // FuzzOpen mutates the image that code makes, with checksums off in half of
 // the runs so that damage gets past them, and reads everything.
 func FuzzOpen(f *testing.F) {
-	image := fixtures.Tour()
+	image := tourimage.New()
 	summed := memOf(f, image)
 	noChecksums(image)
 	bare := memOf(f, image)
@@ -316,7 +317,7 @@ func checkMutated(t *testing.T, base blockdev.Device, patches []patch) {
 // FuzzImage takes bytes of its own choice into the image: at places that it
 // chooses, too.
 func FuzzImage(f *testing.F) {
-	image := fixtures.Tour()
+	image := tourimage.New()
 	noChecksums(image)
 	base := memOf(f, image)
 	f.Add([]byte{0, 4, 0, 1, 2, 3, 4, 5})
@@ -378,7 +379,7 @@ func TestBackupSuperblockPlaces(t *testing.T) {
 
 // Every read that fails comes out as that error, whichever it is.
 func TestReadErrorsComeOut(t *testing.T) {
-	image := fixtures.Tour()
+	image := tourimage.New()
 	for n := 0; ; n++ {
 		dev := &blockdev.Fault{Device: memOf(t, image), N: n}
 		fs, err := ext4.Open(dev, ext4.Options{})

@@ -12,7 +12,7 @@ import (
 
 	"e4go/ext4"
 	"e4go/ext4/disk"
-	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +27,7 @@ type hostile struct {
 }
 
 func newHostile(t *testing.T) *hostile {
-	image := fixtures.Tour()
+	image := tourimage.New()
 	noChecksums(image)
 	sb := disk.DecodeSuperblock(image[disk.SuperblockOffset:])
 	return &hostile{t, image, sb.BlockSize()}

@@ -8,7 +8,7 @@ import (
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
-	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +16,7 @@ import (
 // tourFS opens the image that code makes, which every machine has.
 func tourFS(t testing.TB, o ext4.Options) *ext4.FS {
 	t.Helper()
-	mem := memOf(t, fixtures.Tour())
+	mem := memOf(t, tourimage.New())
 	fs, err := ext4.Open(mem, o)
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestIOFS(t *testing.T) {
 // Without recovery the image shows the state before the crash, with it the one
 // after, and the device is the same in both.
 func TestRecoveryIsInMemory(t *testing.T) {
-	image := fixtures.Tour()
+	image := tourimage.New()
 	mem := memOf(t, image)
 	for _, tt := range []struct {
 		noRecovery bool

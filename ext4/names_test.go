@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"e4go/ext4/disk"
-	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 
 	"e4go/ext4/blockdev"
 
@@ -51,7 +51,7 @@ func FuzzNokeyName(f *testing.F) {
 
 // FuzzResolve takes paths and the targets of a link on them from the fuzzer.
 func FuzzResolve(f *testing.F) {
-	image := fixtures.Tour()
+	image := tourimage.New()
 	mem := blockdev.NewMem(int64(len(image)))
 	if _, err := mem.WriteAt(image, 0); err != nil {
 		f.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
 	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ type kernel struct {
 	reply  []byte // reused
 }
 
-var tour = sync.OnceValue(fixtures.Tour)
+var tour = sync.OnceValue(tourimage.New)
 
 // newKernel serves the tour image, whose journal is replayed, and has
 // answered INIT.

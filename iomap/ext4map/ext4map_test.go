@@ -8,7 +8,7 @@ import (
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
-	"e4go/fixtures"
+	"e4go/fixtures/tourimage"
 	"e4go/iomap"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +17,7 @@ import (
 // tour opens the image of e4go tour: blocks of 1 KiB.
 func tour(t testing.TB) *ext4.FS {
 	t.Helper()
-	image := fixtures.Tour()
+	image := tourimage.New()
 	dev := blockdev.NewMem(int64(len(image)))
 	if _, err := dev.WriteAt(image, 0); err != nil {
 		t.Fatal(err)
