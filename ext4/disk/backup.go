@@ -2,10 +2,14 @@ package disk
 
 // IsBackupAt reports whether the superblock, found at byte at of the device by
 // guessing its place, is a backup of this file system and not a file's
-// contents: it says which group it is from, and that group starts there.
+// contents: a group that has backups starts there, and s_block_group_nr is that
+// group's number, or 0 as old versions of mke2fs left it.
 func (sb *Superblock) IsBackupAt(at int64) bool {
 	g := Group(sb.BlockGroup)
-	return g > 0 && uint64(g) < sb.Groups() && int64(sb.FirstBlock(g))<<sb.BlockBits() == at
+	if g == 0 && at > 0 && sb.BlocksPerGroup > 0 {
+		g = Group((uint64(at)>>sb.BlockBits() - uint64(sb.FirstDataBlock)) / uint64(sb.BlocksPerGroup))
+	}
+	return g > 0 && uint64(g) < sb.Groups() && sb.HasSuper(g) && int64(sb.FirstBlock(g))<<sb.BlockBits() == at
 }
 
 // BackupOffsets are the bytes where backup superblocks lie on a device of size
