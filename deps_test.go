@@ -20,6 +20,7 @@ var imports = map[string]string{
 	"ext4/disk":     "",
 	"ext4/blockdev": "",
 	"ext4/jbd2":     "ext4/blockdev ext4/disk",
+	"ext4/fsck":     "ext4/blockdev ext4/disk ext4/jbd2", // never ext4: it judges what that wrote
 	"ext4":          "ext4/blockdev ext4/disk ext4/jbd2",
 	"iomap":         "",                     // the words of the protocol
 	"iomap/ext4map": "ext4 ext4/disk iomap", // speaks them for the server
