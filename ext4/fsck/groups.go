@@ -81,6 +81,11 @@ func (c *checker) decodeGroups() error {
 			g, raw := &c.groups[i*per+j], buf[int(j)*size:][:size]
 			g.GroupDesc = disk.DecodeGroupDesc(raw)
 			g.sumOK = !c.sb.DescChecksums() || g.Checksum == disk.GroupDescChecksum(&c.sb, disk.Group(i*per+j), raw)
+			if c.superAt != disk.SuperblockOffset {
+				// A backup does not know what has been used since it was written.
+				g.Flags &^= disk.GroupBlockUninit | disk.GroupInodeUninit
+				g.ItableUnused, g.sumOK = 0, true
+			}
 		}
 	}
 	return nil

@@ -314,7 +314,8 @@ func (t *dxTree) finish(w *worker) {
 			f.more++
 		}
 	}
-	t.spread()
+	t.spread(dxLeaf)
+	t.spread(dxInner)
 	for i := range t.blocks {
 		x := &t.blocks[i]
 		if x.kind == dxUnseen {
@@ -349,11 +350,12 @@ func (t *dxTree) finish(w *worker) {
 	}
 }
 
-// spread tells each node the hashes of the first and last leaves below it.
-func (t *dxTree) spread() {
+// spread tells each node the lowest and highest hashes of what is below it, a
+// block of that kind.
+func (t *dxTree) spread(kind dxKind) {
 	for i := range t.blocks {
 		x := &t.blocks[i]
-		if x.kind != dxLeaf || x.flags&(dxFirst|dxLast) == 0 || x.flags&dxReferenced == 0 {
+		if x.kind != kind || x.flags&(dxFirst|dxLast) == 0 || x.flags&dxReferenced == 0 {
 			continue
 		}
 		parent := &t.blocks[x.parent]

@@ -1,0 +1,67 @@
+package fsck_test
+
+import (
+	"context"
+	"testing"
+
+	"e4go/ext4/blockdev"
+	"e4go/ext4/fsck"
+	"e4go/fixtures"
+)
+
+// checkImage runs the checker on a fixture.
+func checkImage(t *testing.T, im fixtures.Image, file string, opts fsck.Options) *fsck.Report {
+	t.Helper()
+	f, err := blockdev.Open(file, blockdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var dev blockdev.Device = f
+	if im.Offset != 0 {
+		if dev, err = blockdev.NewWindow(f, im.Offset, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if im.Journal != "" {
+		j, err := blockdev.Open(im.Journal, blockdev.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer j.Close()
+		opts.Journal = j
+	}
+	report, err := fsck.Run(context.Background(), dev, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// unsound are the images that are not quite in order.
+var unsound = map[string]string{
+	"bad-primary": "the primary superblock is destroyed, and the counts beside a backup are old",
+}
+
+// TestCleanImages checks what mke2fs, debugfs and the kernel make: there is
+// nothing to say of it.
+func TestCleanImages(t *testing.T) {
+	for _, im := range fixtures.Matrix() {
+		t.Run(im.Name, func(t *testing.T) {
+			t.Parallel()
+			file, _ := im.Open(t)
+			report := checkImage(t, im, file, fsck.Options{Replay: true})
+			errors, warnings := report.Count(fsck.Error), report.Count(fsck.Warning)
+			if (errors+warnings > 0) != (unsound[im.Name] != "") {
+				t.Errorf("%d errors, %d warnings:%s", errors, warnings, describeAll(report.Problems, "  "))
+			}
+			if im.Fsck < 0 {
+				return
+			}
+			report = checkImage(t, im, file, fsck.Options{})
+			if got, want := report.Damaged(), im.Fsck != 0; got != want {
+				t.Errorf("as it is: damaged is %t, e2fsck -fn exits with %d:%s", got, im.Fsck, describeAll(report.Problems, "  "))
+			}
+		})
+	}
+}
