@@ -4,13 +4,14 @@ import "fmt"
 
 // Sizes and magic numbers of quota files (format vfsv1, fs/quota/quotaio_v2.h).
 const (
-	QuotaBlockSize    = 1024 // V2_DQBLKSIZE: blocks of the tree, whatever the file system's
-	QuotaTreeRoot     = 1    // QT_TREEOFF: the block of the root
-	QuotaTreeDepth    = 4    // levels of references, eight bits of the id each
-	QuotaEntrySize    = 72   // struct v2r1_disk_dqblk
-	quotaInfoAt       = 8    // struct v2_disk_dqinfo, behind the header
-	quotaLeafHeader   = 16   // struct qt_disk_dqdbheader
-	quotaVersion      = 1    // vfsv1: 64-bit usage
+	QuotaBlockSize    = 1024    // V2_DQBLKSIZE: blocks of the tree, whatever the file system's
+	QuotaTreeRoot     = 1       // QT_TREEOFF: the block of the root
+	QuotaTreeDepth    = 4       // levels of references, eight bits of the id each
+	QuotaEntrySize    = 72      // struct v2r1_disk_dqblk
+	quotaInfoAt       = 8       // struct v2_disk_dqinfo, behind the header
+	quotaLeafHeader   = 16      // struct qt_disk_dqdbheader
+	maxQuotaSize      = 1 << 31 // bytes: what e2fsprogs takes
+	quotaVersion      = 1       // vfsv1: 64-bit usage
 	quotaLeafEntries  = (QuotaBlockSize - quotaLeafHeader) / QuotaEntrySize
 	quotaInfoSize     = 24
 	quotaHeaderLength = quotaInfoAt + quotaInfoSize
@@ -94,6 +95,8 @@ func CheckQuotaHeader(t QuotaType, ino Ino, b []byte, size uint64, blk PBlock) e
 		return bad(0, "dqh_magic", fmt.Sprintf("%#08x", h.Magic), fmt.Sprintf("%#08x", t.magic()))
 	case h.Version != quotaVersion:
 		return bad(4, "dqh_version", fmt.Sprint(h.Version), "1")
+	case size > maxQuotaSize:
+		return bad(0x14, "i_size", fmt.Sprint(size), fmt.Sprintf("at most %d", maxQuotaSize))
 	case uint64(h.Blocks) > blocks:
 		return bad(0x14, "dqi_blocks", fmt.Sprint(h.Blocks), fmt.Sprintf("at most %d, the size of the file", blocks))
 	case h.FreeBlock != 0 && (h.FreeBlock <= QuotaTreeRoot || h.FreeBlock >= h.Blocks):

@@ -198,7 +198,7 @@ func (b *badBlocks) inTable(num disk.Group, n disk.PBlock) {
 	c := b.w.c
 	per := uint64(c.sb.InodesPerBlock())
 	first := uint64(num)*uint64(c.sb.InodesPerGroup) + uint64(n)*per + 1
-	end := min(first+per, uint64(num+1)*uint64(c.sb.InodesPerGroup)+1, c.inodes.used.n)
+	end := min(first+per, uint64(num)*uint64(c.sb.InodesPerGroup)+uint64(c.tableInodes(&c.groups[num]))+1, c.inodes.used.n)
 	if first < end {
 		c.inodes.inBad.addRange(first, end-first, nil)
 		c.inodes.used.addRange(first, end-first, nil)

@@ -217,6 +217,10 @@ func (s *bitmapScan) uninitBlocks(num disk.Group, first, n uint64) {
 		c.rep.add(bitmapBlockUninit, p)
 	}
 	s.count(num, n-taken)
+	if uint64(num) == c.sb.Groups()-1 && n < uint64(c.sb.ClustersPerGroup) {
+		// The kernel initialises the bitmaps of groups that are whole.
+		c.rep.add(bitmapBlockPad, Problem{Place: s.place(num, g.BlockBitmap)})
+	}
 }
 
 // contains reports whether all members of part, moved up by first, are in s.

@@ -1,6 +1,7 @@
 package fsck
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"e4go/ext4/disk"
@@ -14,11 +15,7 @@ func (w *worker) checkBlocks(orphan bool) error {
 	m := w.walkMap(ino, in, s.at)
 	m.claim = s.claimer
 	if ino == disk.ResizeIno {
-		// All of its blocks but one are reserved descriptor blocks, which
-		// are the file system's already.
-		m.claim = func(first, n uint64, node bool) bool {
-			return (!node || !c.meta.has(first)) && s.claimer(first, n, node)
-		}
+		m.claim = func(first, n uint64, node bool) bool { return c.ownsResize(in, first) && s.claimer(first, n, node) }
 	}
 	ea := w.takeXattrBlock()
 	inline := in.Flags.Has(disk.FlagInlineData) && c.sb.Incompat.Has(disk.IncompatInlineData)
@@ -63,6 +60,14 @@ func (w *worker) checkBlocks(orphan bool) error {
 		w.problem(inodeBigalloc, 0x20, "", "")
 	}
 	return nil
+}
+
+// ownsResize reports whether a cluster of the resize inode is its own: that is
+// its double indirect block, and all others are reserved descriptor blocks, which
+// are the file system's already.
+func (c *checker) ownsResize(in *disk.Inode, cluster uint64) bool {
+	dind := disk.PBlock(binary.LittleEndian.Uint32(in.Block[4*(disk.DirectBlocks+1):]))
+	return c.legal(dind) && cluster == c.cluster(dind)
 }
 
 // checkSize compares i_size with the map.
@@ -119,14 +124,24 @@ func (w *worker) countBlocks(m *mapWalk, ea disk.PBlock) {
 		// What the block's values take is known when it has been read.
 		w.lists.waiting = append(w.lists.waiting, waiting{
 			ino: ino, ea: ea, clusters: clusters, inodes: inodes, raw: in.BlocksRaw, huge: in.Flags.Has(disk.FlagHugeFile), lost: m.lost,
-			quota: counted, ids: [disk.QuotaTypes]uint32{in.UID, in.GID, in.ProjID},
+			quota: counted, ids: w.quotaIDs(),
 		})
 		return
 	}
 	if counted {
-		w.lists.quota.add(c, [disk.QuotaTypes]uint32{in.UID, in.GID, in.ProjID}, clusters<<(c.bits+c.cbits), inodes)
+		w.lists.quota.add(c, w.quotaIDs(), clusters<<(c.bits+c.cbits), inodes)
 	}
 	c.judgeBlocks(s.at, in.BlocksRaw, in.Flags.Has(disk.FlagHugeFile), clusters)
+}
+
+// quotaIDs are the ids that the inode at hand counts for.
+func (w *worker) quotaIDs() [disk.QuotaTypes]uint32 {
+	in := &w.inode.in
+	ids := [disk.QuotaTypes]uint32{in.UID, in.GID, in.ProjID}
+	if disk.GoodOldInodeSize+int(in.ExtraIsize) < 0xa0 {
+		ids[disk.QuotaProject] = 0 // i_projid is not there
+	}
+	return ids
 }
 
 // judgeBlocks compares raw, an inode's i_blocks, with the clusters it has.
@@ -140,7 +155,7 @@ func (c *checker) judgeBlocks(at Place, raw uint64, hugeFlag bool, clusters uint
 	if !huge {
 		have &= 0xffffffff
 	}
-	if c.sb.CreatorOS == 1 {
+	if c.sb.CreatorOS == osHurd {
 		return // the Hurd has other things in the high half
 	}
 	if have != want || huge && hugeFlag && have>>32 != 0 {

@@ -307,7 +307,7 @@ func (w *worker) checkTarget(e *disk.Dirent, name []byte, state int, bad func(k 
 	g, index := sb.InodeGroup(ino)
 	if uint64(g) < uint64(len(c.groups)) {
 		switch grp := &c.groups[g]; {
-		case c.uninitInodes(grp):
+		case grp.Flags&disk.GroupInodeUninit != 0: // whether or not flags count here
 			bad(direntUninit, dec(ino), dec(g))
 		case index >= c.tableInodes(grp):
 			bad(direntUnusedArea, dec(ino), dec(g))

@@ -23,6 +23,11 @@ func (m *mapWalk) indirect() error {
 		}
 		l += uint64(1) << (uint(level) * (m.c.bits - 2))
 	}
+	if m.c.sb.CreatorOS == osHurd {
+		if p := disk.PBlock(uint32(m.in.Version)); m.pointer(p, -4, m.at.Block, m.at.Off+0x24) {
+			m.claim(m.c.cluster(p), 1, false) // of the translator: h_i_translator
+		}
+	}
 	m.flushRun()
 	m.lastInit = m.last // nothing here is unwritten
 	return nil

@@ -81,7 +81,7 @@ func (w *worker) insaneBlockMap(raw []byte, flags disk.FileFlags) bool {
 // inodeAt checks one inode of a table.
 func (w *worker) inodeAt(ino disk.Ino, raw []byte, blk disk.PBlock, off int) error {
 	c, s := w.c, &w.inode
-	if ino >= c.sb.FirstIno && zero(raw) || c.inodes.inBad.has(uint64(ino)) {
+	if ino >= c.sb.FirstIno && zero(raw) && ino != c.sb.ProjectQuotaIno && ino != c.sb.OrphanFileIno || c.inodes.inBad.has(uint64(ino)) {
 		return nil // never used, or in a bad block and not to be believed
 	}
 	s.ino, s.raw = ino, raw
@@ -169,16 +169,16 @@ func (w *worker) checkFlags() {
 			w.problem(inodeCasefold, off, "", "")
 		}
 	}
-	if in.Flags.Has(disk.FlagEAInode) && kind != disk.ModeReg {
+	files := w.inode.ino >= c.sb.FirstIno
+	if in.Flags.Has(disk.FlagEAInode) && kind != disk.ModeReg && files {
 		w.problem(eaInodeType, off, describe(in.Mode), "")
 	}
-	if in.Flags.Has(disk.FlagVerity) && !c.sb.ROCompat.Has(disk.ROCompatVerity) && kind == disk.ModeReg {
+	if in.Flags.Has(disk.FlagVerity) && !c.sb.ROCompat.Has(disk.ROCompatVerity) && kind == disk.ModeReg && files {
 		w.problem(verityFeature, off, "", "")
 	}
 	if in.Flags.Has(disk.FlagInlineData|disk.FlagExtents) && (extents || inline) {
 		w.checkBothFlags()
 	}
-	files := w.inode.ino >= c.sb.FirstIno
 	if in.Flags.Has(disk.FlagInlineData) && files {
 		_, err := w.inlineData()
 		switch {
@@ -191,14 +191,16 @@ func (w *worker) checkFlags() {
 			w.problem(inlineFlagOnly, off, "", "")
 		}
 	}
+	ino := w.inode.ino
+	inUse := in.Links != 0 || ino == disk.BadIno || ino == disk.RootIno || ino == disk.JournalIno
 	switch {
-	case in.Flags.Has(disk.FlagExtents) && !extents:
+	case in.Flags.Has(disk.FlagExtents) && !extents && inUse:
 		if looksLikeExtents(in) {
 			w.problem(extentsFeature, off, "", "")
 		} else {
 			w.problem(extentsFlagOnly, off, "", "")
 		}
-	case !in.Flags.Has(disk.FlagExtents) && extents && (kind == disk.ModeReg || kind == disk.ModeDir) && in.Links != 0 && looksLikeExtents(in):
+	case !in.Flags.Has(disk.FlagExtents) && extents && (kind == disk.ModeReg || kind == disk.ModeDir) && inUse && looksLikeExtents(in):
 		w.problem(extentsNoFlag, off, "", "")
 	}
 }
@@ -241,7 +243,7 @@ func (w *worker) checkSpecial() (done bool, err error) {
 	c, s := w.c, &w.inode
 	in, ino := &s.in, s.ino
 	used := func() { c.inodes.used.add(uint64(ino)) }
-	empty := in.Links == 0 && in.BlocksRaw == 0 && binary.LittleEndian.Uint32(in.Block[:]) == 0
+	empty := in.Links == 0 && in.BlocksRaw&0xffffffff == 0 && binary.LittleEndian.Uint32(in.Block[:]) == 0
 	file := func(inUse bool, mode, unused *Kind) (bool, error) {
 		used()
 		if inUse {
@@ -320,7 +322,9 @@ func (w *worker) inUse(orphan bool) error {
 	if in.Flags.Has(disk.FlagEAInode) {
 		c.inodes.eaFlag.add(uint64(ino))
 	}
-	w.checkUnusedFields()
+	if !in.Flags.Has(disk.FlagEAInode) {
+		w.checkUnusedFields() // no entry leads to the others
+	}
 	w.checkExtra()
 	if err := w.checkReallyDir(); err != nil {
 		return err
@@ -370,7 +374,7 @@ func (w *worker) checkUnusedFields() {
 	if in.ObsoFaddr != 0 {
 		bad(inodeFaddr, 0x70, dec(in.ObsoFaddr), "")
 	}
-	if c.sb.CreatorOS == 1 {
+	if c.sb.CreatorOS == osHurd {
 		if raw[0x74] != 0 {
 			bad(inodeFrag, 0x74, dec(raw[0x74]), "")
 		}

@@ -14,18 +14,23 @@ import (
 func (c *checker) checkJournal() error {
 	sb := &c.sb
 	has := sb.Compat.Has(disk.CompatHasJournal)
-	external := sb.JournalIno == 0 && sb.JournalUUID != [16]byte{}
+	external := sb.JournalUUID != [16]byte{}
 	if !has {
 		if sb.Incompat.Has(disk.IncompatRecover) {
 			c.superProblem(journalRecover, c.superAt, 0x60, "", "")
 		}
-		switch {
-		case sb.JournalIno != 0:
-			c.superProblem(journalUnexpected, c.superAt, 0xe0, fmt.Sprintf("inode %d", sb.JournalIno), "")
-		case external:
-			c.superProblem(journalUnexpected, c.superAt, 0xd0, "an external one", "")
+		if external {
+			c.superProblem(journalUUID, c.superAt, 0xd0, fmt.Sprintf("%x", sb.JournalUUID), "")
+		}
+		if sb.JournalIno != 0 {
+			c.superProblem(journalUnexpected, c.superAt, 0xe0, dec(sb.JournalIno), "")
+			_, _, err := c.journalLocation() // tells if it is none
+			return err
 		}
 		return nil
+	}
+	if external && sb.JournalIno != 0 {
+		c.superProblem(journalUUID, c.superAt, 0xd0, fmt.Sprintf("%x", sb.JournalUUID), "")
 	}
 	loc, ok, err := c.journalLocation()
 	if !ok || err != nil {
@@ -134,6 +139,9 @@ func (c *checker) journalInode(w *worker, in *disk.Inode) (loc jbd2.Location, ha
 	if in.Links == 0 || in.Mode.Type() != disk.ModeReg {
 		return loc, fmt.Sprintf("mode %#o with %d links", uint16(in.Mode), in.Links), "a regular file in use", nil
 	}
+	if in.Flags.Has(disk.FlagEncrypt) {
+		return loc, "it is encrypted", "a plain file", nil
+	}
 	blocks := in.Size >> c.bits
 	if blocks < disk.JournalMinBlocks {
 		return loc, fmt.Sprintf("i_size is %d blocks", blocks), fmt.Sprintf("at least %d", disk.JournalMinBlocks), nil
@@ -152,12 +160,12 @@ func (c *checker) journalInode(w *worker, in *disk.Inode) (loc jbd2.Location, ha
 			return loc, fmt.Sprintf("block %d", r.p), "blocks of the device", nil
 		}
 		loc.Extents = append(loc.Extents, jbd2.Extent{Block: uint32(r.l), Len: uint32(n), Start: r.p})
-		if next = r.l + n; next >= blocks {
+		if next = r.l + n; next<<c.bits >= in.Size {
 			break
 		}
 	}
-	if next < blocks {
-		return loc, fmt.Sprintf("%d blocks", next), fmt.Sprintf("%d, as i_size says", blocks), nil
+	if next<<c.bits < in.Size {
+		return loc, fmt.Sprintf("%d blocks for %d bytes", next, in.Size), "as many as i_size says", nil
 	}
 	return loc, "", "", nil
 }

@@ -92,7 +92,7 @@ func (w *worker) sharesOf(s *ownerSearch, found *[]share, ino disk.Ino, raw []by
 	m := w.walkMap(ino, in, at)
 	m.quiet = true
 	m.claim = func(first, n uint64, node bool) bool {
-		if ino == disk.ResizeIno && node && first < c.meta.n && c.meta.has(first) {
+		if ino == disk.ResizeIno && !c.ownsResize(in, first) {
 			return false
 		}
 		add(first, n)

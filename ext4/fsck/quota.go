@@ -1,6 +1,7 @@
 package fsck
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -77,18 +78,24 @@ func (c *checker) checkQuota() error {
 }
 
 // A quotaFileWalk goes through one quota file: a tree of four levels of blocks
-// of 1 KiB, with the ids' entries in its leaves.
+// of 1 KiB, one for each byte of an id, with the ids' entries in its leaves.
 type quotaFileWalk struct {
 	c       *checker
 	w       *worker
 	kind    disk.QuotaType
 	ino     disk.Ino
-	size    uint64
 	runs    []run
 	counted map[uint32]usage
-	seen    map[uint32]bool
-	visited *bitset // blocks of the file
+	entries map[uint32]quotaPlace
+	trees   *bitset // blocks of the file that have references
+	leaves  *bitset // blocks that have entries
 	header  disk.QuotaHeader
+}
+
+// quotaPlace says which leaf the entry of an id is in, and whether the tree leads there.
+type quotaPlace struct {
+	leaf uint32
+	led  bool
 }
 
 func (q *quotaFileWalk) bad(have, want string) {
@@ -109,7 +116,6 @@ func (q *quotaFileWalk) check() error {
 		q.bad(fmt.Sprintf("mode %#o with %d links", uint16(in.Mode), in.Links), "a regular file in use")
 		return nil
 	}
-	q.size = in.Size
 	if q.runs, err = q.w.runs(q.ino, &in); err != nil {
 		return err
 	}
@@ -121,19 +127,24 @@ func (q *quotaFileWalk) check() error {
 		q.bad("no first block", "the head of the file")
 		return nil
 	}
-	if err, _ := disk.CheckQuotaHeader(q.kind, q.ino, head, q.size, 0).(*disk.CorruptError); err != nil {
+	if err, _ := disk.CheckQuotaHeader(q.kind, q.ino, head, in.Size, 0).(*disk.CorruptError); err != nil {
 		q.bad(err.Field+" is "+err.Have, err.Want)
 		return nil
 	}
 	q.header = disk.DecodeQuotaHeader(head)
-	q.seen = make(map[uint32]bool)
-	q.visited = newBitset(uint64(q.header.Blocks))
-	if err := q.tree(disk.QuotaTreeRoot, disk.QuotaTreeDepth); err != nil {
+	q.entries = make(map[uint32]quotaPlace)
+	q.trees, q.leaves = newBitset(uint64(q.header.Blocks)), newBitset(uint64(q.header.Blocks))
+	if err := q.tree(disk.QuotaTreeRoot, disk.QuotaTreeDepth, 0); err != nil {
 		return err
 	}
+	for _, id := range slices.Sorted(maps.Keys(q.entries)) {
+		if p := q.entries[id]; !p.led {
+			q.bad(fmt.Sprintf("an entry for %s %d in block %d", q.kind, id, p.leaf), "a reference to it")
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(q.counted)) {
-		if u := q.counted[id]; !q.seen[id] && u != (usage{}) {
-			q.differs(id, usage{}, u)
+		if _, ok := q.entries[id]; !ok && q.counted[id] != (usage{}) {
+			q.differs(id, usage{}, q.counted[id])
 		}
 	}
 	return nil
@@ -150,37 +161,36 @@ func (q *quotaFileWalk) differs(id uint32, have, want usage) {
 func (q *quotaFileWalk) block(n uint64) (b []byte, ok bool, err error) {
 	at := n * disk.QuotaBlockSize
 	l := at >> q.c.bits
-	for _, r := range q.runs {
-		if l < r.l || l >= r.l+r.n {
-			continue
-		}
-		b = make([]byte, disk.QuotaBlockSize)
-		if r.unwritten {
-			return b, true, nil
-		}
-		p := r.p + disk.PBlock(l-r.l)
-		if uint64(p) >= q.c.blocks {
-			return nil, false, nil
-		}
-		err := q.c.readAt(int64(p)<<q.c.bits+int64(at&uint64(q.c.bs-1)), b)
-		if errors.Is(err, errBeyond) {
-			return nil, false, nil
-		}
-		return b, err == nil, err
+	i, found := slices.BinarySearchFunc(q.runs, l, func(r run, l uint64) int { return cmp.Compare(r.l, l) })
+	if !found {
+		i--
 	}
-	return nil, false, nil
+	if i < 0 || l-q.runs[i].l >= q.runs[i].n {
+		return nil, false, nil
+	}
+	b = make([]byte, disk.QuotaBlockSize)
+	r := q.runs[i]
+	if r.unwritten {
+		return b, true, nil
+	}
+	p := r.p + disk.PBlock(l-r.l)
+	if uint64(p) >= q.c.blocks {
+		return nil, false, nil
+	}
+	err = q.c.readAt(int64(p)<<q.c.bits+int64(at&uint64(q.c.bs-1)), b)
+	if errors.Is(err, errBeyond) {
+		return nil, false, nil
+	}
+	return b, err == nil, err
 }
 
-// tree goes through block n, which is depth levels above the leaves. No block is
-// visited twice.
-func (q *quotaFileWalk) tree(n uint32, depth int) error {
+// tree goes through block n, which is depth levels above the leaves, for ids that
+// begin with the bytes of prefix. No block is read twice.
+func (q *quotaFileWalk) tree(n uint32, depth int, prefix uint32) error {
 	if err := q.c.ctx.Err(); err != nil {
 		return err
 	}
-	if n >= q.header.Blocks || q.visited.add(uint64(n)) {
-		if depth == 0 && n < q.header.Blocks {
-			return nil // a leaf holds the entries of several ids, each of which leads to it
-		}
+	if n < disk.QuotaTreeRoot || n >= q.header.Blocks || q.leaves.has(uint64(n)) || q.trees.add(uint64(n)) {
 		q.bad(fmt.Sprintf("a reference to block %d", n), fmt.Sprintf("one of %d, once", q.header.Blocks))
 		return nil
 	}
@@ -192,29 +202,58 @@ func (q *quotaFileWalk) tree(n uint32, depth int) error {
 		q.bad(fmt.Sprintf("no block %d", n), "a part of the tree")
 		return nil
 	}
-	if depth == 0 {
-		disk.QuotaLeaf(b, func(e disk.QuotaEntry) bool {
-			q.entry(e)
-			return true
-		})
-		return nil
-	}
 	for i := range disk.QuotaRefs {
-		if ref := disk.QuotaRef(b, i); ref != 0 {
-			if err := q.tree(ref, depth-1); err != nil {
-				return err
-			}
+		ref := disk.QuotaRef(b, i)
+		if ref == 0 {
+			continue
+		}
+		if id := prefix<<8 | uint32(i); depth > 1 {
+			err = q.tree(ref, depth-1, id)
+		} else {
+			err = q.leaf(ref, id)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (q *quotaFileWalk) entry(e disk.QuotaEntry) {
-	if q.seen[e.ID] {
+// leaf looks for the entry of id in block n, which other ids may lead to as well.
+func (q *quotaFileWalk) leaf(n, id uint32) error {
+	if n <= disk.QuotaTreeRoot || n >= q.header.Blocks || q.trees.has(uint64(n)) {
+		q.bad(fmt.Sprintf("a reference to block %d for %s %d", n, q.kind, id), fmt.Sprintf("one of %d, with entries", q.header.Blocks))
+		return nil
+	}
+	if !q.leaves.add(uint64(n)) {
+		b, ok, err := q.block(uint64(n))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			q.bad(fmt.Sprintf("no block %d", n), "a part of the tree")
+			return nil
+		}
+		disk.QuotaLeaf(b, func(e disk.QuotaEntry) bool {
+			q.entry(n, e)
+			return true
+		})
+	}
+	p, ok := q.entries[id]
+	if !ok || p.leaf != n {
+		q.bad(fmt.Sprintf("no entry for %s %d in block %d", q.kind, id, n), "one, as the tree leads there")
+		return nil
+	}
+	q.entries[id] = quotaPlace{leaf: n, led: true}
+	return nil
+}
+
+func (q *quotaFileWalk) entry(leaf uint32, e disk.QuotaEntry) {
+	if _, ok := q.entries[e.ID]; ok {
 		q.bad(fmt.Sprintf("two entries for %s %d", q.kind, e.ID), "one")
 		return
 	}
-	q.seen[e.ID] = true
+	q.entries[e.ID] = quotaPlace{leaf: leaf}
 	if have, want := (usage{e.Space, e.Inodes}), q.counted[e.ID]; have != want {
 		q.differs(e.ID, have, want)
 	}

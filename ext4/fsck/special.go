@@ -36,7 +36,12 @@ func (c *checker) checkMMP() error {
 		c.rep.add(k, Problem{Place: at, Have: err.Have, Want: err.Want})
 		return nil
 	}
-	if m := disk.DecodeMMP(buf); m.Seq != disk.MMPSeqClean {
+	switch m := disk.DecodeMMP(buf); {
+	case m.Seq == disk.MMPSeqClean:
+	case m.Seq > disk.MMPSeqMax:
+		at.Off = 4
+		c.rep.add(mmpSeq, Problem{Place: at, Have: hex(m.Seq)})
+	default:
 		c.rep.add(mmpInUse, Problem{Place: at, Have: fmt.Sprintf("%q, device %q", m.Node, m.Dev)})
 	}
 	return nil

@@ -12,11 +12,21 @@ import (
 	"e4go/ext4/disk"
 )
 
-// known are the features that change where things are and what they mean, and
-// that the checks know.
-const known = disk.IncompatFiletype | disk.IncompatRecover | disk.IncompatMetaBG | disk.IncompatExtents | disk.Incompat64Bit |
-	disk.IncompatMMP | disk.IncompatFlexBG | disk.IncompatEAInode | disk.IncompatCsumSeed | disk.IncompatLargedir |
-	disk.IncompatInlineData | disk.IncompatEncrypt | disk.IncompatCasefold
+// osHurd is s_creator_os of the Hurd, which has other things in some fields.
+const osHurd = 1
+
+// The features that the checks know. Others, even those that keep nobody from
+// writing, may have structures of their own, which nothing here could judge.
+const (
+	knownCompat = disk.CompatDirPrealloc | disk.CompatImagicInodes | disk.CompatHasJournal | disk.CompatExtAttr | disk.CompatResizeInode |
+		disk.CompatDirIndex | disk.CompatSparseSuper2 | disk.CompatFastCommit | disk.CompatStableInodes | disk.CompatOrphanFile
+	knownIncompat = disk.IncompatFiletype | disk.IncompatRecover | disk.IncompatMetaBG | disk.IncompatExtents | disk.Incompat64Bit |
+		disk.IncompatMMP | disk.IncompatFlexBG | disk.IncompatEAInode | disk.IncompatCsumSeed | disk.IncompatLargedir |
+		disk.IncompatInlineData | disk.IncompatEncrypt | disk.IncompatCasefold
+	knownROCompat = disk.ROCompatSparseSuper | disk.ROCompatLargeFile | disk.ROCompatHugeFile | disk.ROCompatGDTCsum | disk.ROCompatDirNlink |
+		disk.ROCompatExtraIsize | disk.ROCompatQuota | disk.ROCompatBigalloc | disk.ROCompatMetadataCsum | disk.ROCompatReadonly |
+		disk.ROCompatProject | disk.ROCompatSharedBlocks | disk.ROCompatVerity | disk.ROCompatOrphanPresent
+)
 
 // setup is all that comes before pass 1.
 func (c *checker) setup() error {
@@ -64,6 +74,9 @@ func (c *checker) readSuper(at int64) (raw []byte, ok bool, err error) {
 func (c *checker) useSuper(raw []byte, at int64) {
 	c.superRaw, c.superAt = raw, at
 	c.sb = disk.DecodeSuperblock(raw)
+	if !c.sb.ROCompat.Has(disk.ROCompatBigalloc) {
+		c.sb.ClustersPerGroup = c.sb.BlocksPerGroup // without clusters nobody reads it
+	}
 	c.seed = c.sb.Seed()
 	c.bs, c.bits, c.cbits = c.sb.BlockSize(), c.sb.BlockBits(), c.sb.ClusterBits()
 	c.blocks = min(c.sb.Blocks, uint64(c.dev.Size())>>c.bits)
@@ -220,8 +233,9 @@ func (c *checker) checkFeatures() error {
 	if c.sb.Incompat.Has(disk.IncompatJournalDev) {
 		return &UnsupportedError{What: "this is an external journal, not a file system: give it with the file system it belongs to"}
 	}
-	if unknown := c.sb.Incompat &^ known; unknown != 0 {
-		return &UnsupportedError{What: "features " + strings.Join(unknown.Names(), ", ")}
+	unknown := append((c.sb.Incompat &^ knownIncompat).Names(), (c.sb.ROCompat &^ knownROCompat).Names()...)
+	if unknown = append(unknown, (c.sb.Compat &^ knownCompat).Names()...); len(unknown) > 0 {
+		return &UnsupportedError{What: "features " + strings.Join(unknown, ", ")}
 	}
 	if c.sb.RevLevel > 1 {
 		return &UnsupportedError{What: fmt.Sprintf("revision %d of the format", c.sb.RevLevel)}
@@ -239,16 +253,19 @@ func (c *checker) checkSuper() {
 	}
 	perBlock := uint64(sb.InodesPerBlock())
 	bitmap := uint64(8 * c.bs)
-	value(0x24, "s_clusters_per_group", uint64(sb.ClustersPerGroup), 8, bitmap)
+	clusters := disk.DecodeSuperblock(c.superRaw).ClustersPerGroup
 	value(0x20, "s_blocks_per_group", uint64(sb.BlocksPerGroup), 8, bitmap<<c.cbits)
-	if uint64(sb.ClustersPerGroup)<<c.cbits != uint64(sb.BlocksPerGroup) {
-		c.superProblem(superValue, c.superAt, 0x24, fmt.Sprintf("s_clusters_per_group is %d", sb.ClustersPerGroup),
+	if uint64(clusters)<<c.cbits != uint64(sb.BlocksPerGroup) {
+		c.superProblem(superValue, c.superAt, 0x24, fmt.Sprintf("s_clusters_per_group is %d", clusters),
 			fmt.Sprintf("%d, as many as s_blocks_per_group", sb.BlocksPerGroup>>c.cbits))
 	}
 	if sb.BlocksPerGroup > 4 {
 		value(0x28, "s_inodes_per_group", uint64(sb.InodesPerGroup), perBlock, min(perBlock*uint64(sb.BlocksPerGroup-4), bitmap-perBlock))
 	}
 	value(0x08, "s_r_blocks_count", sb.ReservedBlocks, 0, sb.Blocks/2)
+	if size := uint64(sb.DescSize); size&(size-1) != 0 || size > uint64(c.bs) {
+		c.superProblem(superValue, c.superAt, 0xfe, fmt.Sprintf("s_desc_size is %d", size), "a power of two up to the block size")
+	}
 	value(0xce, "s_reserved_gdt_blocks", uint64(sb.ReservedGDT), 0, uint64(c.bs/4))
 	if sb.RevLevel > 0 {
 		value(0x54, "s_first_ino", uint64(sb.FirstIno), uint64(disk.GoodOldFirstIno), uint64(sb.Inodes))
@@ -299,7 +316,7 @@ func (c *checker) checkSuperFeatures() {
 		{superSeedAlone, 0x60, !sb.MetadataCsum() && sb.Incompat.Has(disk.IncompatCsumSeed)},
 		{superNoExtents, 0x60, sb.Incompat.Has(disk.Incompat64Bit) && !sb.Incompat.Has(disk.IncompatExtents)},
 		{superResizeMeta, 0x5c, sb.Compat.Has(disk.CompatResizeInode) && sb.Incompat.Has(disk.IncompatMetaBG)},
-		{superHurd, 0x60, sb.CreatorOS == 1 && sb.Incompat.Has(disk.IncompatFiletype)},
+		{superHurd, 0x60, sb.CreatorOS == osHurd && sb.Incompat.Has(disk.IncompatFiletype)},
 		{superUUID, 0x68, sb.UUID == [16]byte{} && !sb.MetadataCsum()},
 		{superTestFS, 0x160, sb.Flags&disk.SuperTestFS != 0},
 		{superHashHint, 0x160, sb.Compat.Has(disk.CompatDirIndex) && sb.Flags&(disk.SuperSignedHash|disk.SuperUnsignedHash) == 0},
