@@ -44,7 +44,8 @@ func (c *checker) passGroups() error {
 	if err != nil {
 		return err
 	}
-	c.stats.UsedBlocks = min(c.used.count(0, c.clusters())<<c.cbits, c.blocks)
+	c.stats.UsedBlocks = min(c.used.count(0, c.clusters())<<c.cbits+uint64(c.sb.FirstDataBlock), c.blocks)
+	c.stats.UsedInodes = uint64(c.sb.Inodes) - min(totals.freeInodes.Load(), uint64(c.sb.Inodes))
 	if totals.unknown.Load() || len(c.groups) != int(c.sb.Groups()) {
 		return nil
 	}

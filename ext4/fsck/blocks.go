@@ -53,6 +53,7 @@ func (w *worker) checkBlocks(orphan bool) error {
 	}
 	if m.isReg && in.Size >= 1<<31 {
 		w.lists.large = true
+		w.lists.stats.LargeFiles++
 	}
 	w.countBlocks(m, ea)
 	if c.sb.ROCompat.Has(disk.ROCompatBigalloc) && (m.isReg || m.isDir) && m.clusters > 0 && (ino == disk.RootIno || ino >= c.sb.FirstIno) &&

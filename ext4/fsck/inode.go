@@ -404,7 +404,6 @@ func (w *worker) checkUnusedFields() {
 // countInode adds the inode to the statistics.
 func (w *worker) countInode(kind disk.FileType, fast bool) {
 	n, in := &w.lists.stats, &w.inode.in
-	n.UsedInodes++
 	switch kind {
 	case disk.TypeDir:
 		n.Directories++
@@ -424,7 +423,7 @@ func (w *worker) countInode(kind disk.FileType, fast bool) {
 			n.FastSymlinks++
 		}
 	}
-	if !in.Flags.Has(disk.FlagExtents) && !in.Flags.Has(disk.FlagInlineData) {
+	if !fast && in.Flags&(disk.FlagExtents|disk.FlagInlineData) == 0 {
 		for i := range n.Indirect {
 			if binary.LittleEndian.Uint32(in.Block[4*(disk.DirectBlocks+i):]) != 0 {
 				n.Indirect[i]++

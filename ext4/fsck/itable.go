@@ -222,7 +222,6 @@ func (c *checker) sortLists() {
 
 // add adds the counts of what one worker saw.
 func (s *Stats) add(o *Stats) {
-	s.UsedInodes += o.UsedInodes
 	s.Files += o.Files
 	s.Directories += o.Directories
 	s.CharDevs += o.CharDevs
@@ -232,6 +231,7 @@ func (s *Stats) add(o *Stats) {
 	s.Symlinks += o.Symlinks
 	s.FastSymlinks += o.FastSymlinks
 	s.Links += o.Links
+	s.LargeFiles += o.LargeFiles
 	s.BadBlocks += o.BadBlocks
 	s.FragmentedFiles += o.FragmentedFiles
 	s.FragmentedDirs += o.FragmentedDirs

@@ -24,8 +24,8 @@ type Report struct {
 
 // Stats counts what is in the file system.
 type Stats struct {
-	Inodes, UsedInodes  uint64
-	Blocks, UsedBlocks  uint64
+	Inodes, UsedInodes  uint64 // the reserved ones are in use
+	Blocks, UsedBlocks  uint64 // what lies before the first data block is in use
 	Files, Directories  uint64
 	CharDevs, BlockDevs uint64
 	FIFOs, Sockets      uint64
@@ -33,6 +33,7 @@ type Stats struct {
 	FastSymlinks        uint64 // of those, with the target in the inode
 	Links               uint64 // entries of directories beyond the first for a file
 	BadBlocks           uint64
+	LargeFiles          uint64 // of 2 GiB and more
 	FragmentedFiles     uint64
 	FragmentedDirs      uint64
 	Indirect            [3]uint64 // inodes with single, double and triple indirect blocks
