@@ -83,9 +83,12 @@ func (w *worker) blockValue(index disk.XattrIndex, name string) ([]byte, error) 
 	if disk.DecodeXattrHeader(b).Magic != disk.XattrMagic {
 		return nil, nil
 	}
+	if c.sb.MetadataCsum() && disk.DecodeXattrHeader(b).Checksum != disk.XattrBlockChecksum(c.seed, blk, b) {
+		return nil, nil // told of when the block is checked
+	}
 	list, err := disk.XattrBlockPlace(s.ino, b, blk).Xattrs()
 	if err != nil {
-		return nil, nil // told of when the block is checked
+		return nil, nil // likewise
 	}
 	for _, x := range list {
 		if x.Index == index && string(x.Name) == name && x.ValueIno == 0 {

@@ -286,13 +286,14 @@ func (w *worker) checkTarget(e *disk.Dirent, name []byte, state int, bad func(k 
 	sb := &c.sb
 	ino := e.Ino
 	other := state == otherEntries
+	if other && ino == d.info.ino {
+		bad(direntSelf, "", "")
+	}
 	switch {
 	case ino != disk.RootIno && ino < sb.FirstIno, !sb.ValidIno(ino),
 		ino == sb.UserQuotaIno, ino == sb.GroupQuotaIno, ino == sb.ProjectQuotaIno, ino == sb.OrphanFileIno:
 		bad(direntInode, dec(ino), fmt.Sprintf("one of a file, %d to %d", sb.FirstIno, sb.Inodes))
 		return false
-	case other && ino == d.info.ino:
-		bad(direntSelf, "", "")
 	case c.inodes.inBad.has(uint64(ino)):
 		bad(direntBadBlock, dec(ino), "")
 	case other && string(name) == ".":

@@ -46,7 +46,7 @@ func (m *mapWalk) extents() error {
 	h := disk.DecodeExtentHeader(root)
 	depth := int(h.Depth)
 	if depth > disk.ExtentMaxDepth {
-		m.problem(extentDepth, m.at.Block, m.at.Off+disk.IBlockOffset+6, dec(depth), "at most 5")
+		m.problem(extentRootDepth, m.at.Block, m.at.Off+disk.IBlockOffset+6, dec(depth), "at most 5")
 		m.lost = true
 		return nil
 	}
@@ -121,6 +121,9 @@ func (x *extentNodeWalk) node(b []byte, blk disk.PBlock, off, level int, start, 
 				m.problem(k, blk, at, have, want)
 				if k == extentStart || k == extentEnd {
 					m.illegal++
+				}
+				if end := uint64(e.Block) + uint64(e.Len); end > 1<<32-1 {
+					start = end - 1 // nothing may come behind it
 				}
 			}
 			continue

@@ -62,11 +62,17 @@ func (w *worker) checkIndexFlag(m *mapWalk) error {
 	if !c.sb.Compat.Has(disk.CompatDirIndex) {
 		w.problem(htreeFeature, 0x20, "", "")
 	}
-	if !m.isDir {
-		return nil
-	}
 	var blk disk.PBlock
-	if runs := w.lists.runs[w.inode.dirRuns:]; len(runs) > 0 && runs[0].l == 0 {
+	if !m.isDir {
+		if !w.hasBlocks() {
+			return nil
+		}
+		runs, err := w.runs(w.inode.ino, in)
+		if err != nil || len(runs) == 0 || runs[0].l != 0 {
+			return err
+		}
+		blk = runs[0].p
+	} else if runs := w.lists.runs[w.inode.dirRuns:]; len(runs) > 0 && runs[0].l == 0 {
 		blk = runs[0].p
 	}
 	if !c.legal(blk) || uint64(blk) >= c.blocks {

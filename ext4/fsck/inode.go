@@ -13,8 +13,9 @@ type inodeScan struct {
 	in      disk.Inode
 	raw     []byte
 	at      Place
-	badSum  bool // i_checksum is wrong
-	insane  int  // how many inodes of the block are garbage, -1 if not counted
+	badSum  bool   // i_checksum is wrong
+	badSums []bool // likewise of all inodes of the block
+	insane  int    // how many inodes of the block are garbage
 	walk    mapWalk
 	nodes   [disk.ExtentMaxDepth + 2][]byte
 	claimer func(first, n uint64, node bool) (before bool)
@@ -31,26 +32,43 @@ func (w *worker) problem(k *Kind, off int, have, want string) {
 	w.c.rep.add(k, Problem{Place: at, Have: have, Want: want})
 }
 
-// insane counts the inodes in block b whose maps are garbage (check_inode_block_sanity).
-func (w *worker) insane(b []byte, n uint32) (bad int) {
-	if w.c.sb.InodesPerBlock() < 2 {
-		return 0
-	}
-	size := int(w.c.sb.InodeSize)
+// insane counts the inodes in block b, the first of which is first, that are
+// garbage: their checksum is wrong, or their map none (check_inode_block_sanity).
+func (w *worker) insane(b []byte, first disk.Ino, n uint32) (bad int) {
+	c, size := w.c, int(w.c.sb.InodeSize)
+	sums := c.sb.MetadataCsum()
+	w.inode.badSums = w.inode.badSums[:0]
 	for i := range int(n) {
 		raw := b[i*size:][:size]
+		badSum := false
 		flags := disk.FileFlags(binary.LittleEndian.Uint32(raw[0x20:]))
-		if flags.Has(disk.FlagExtents) {
+		switch {
+		case zero(raw):
+		case sums && storedSum(raw) != disk.InodeChecksum(c.seed, first+disk.Ino(i), raw):
+			badSum = true
+			bad++
+		case flags.Has(disk.FlagExtents):
 			if field, _, _ := extentHeader(raw[disk.IBlockOffset:][:disk.IBlockSize]); field != "" {
 				bad++
 			}
-			continue
-		}
-		if w.insaneBlockMap(raw, flags) {
+		case w.insaneBlockMap(raw, flags):
 			bad++
 		}
+		w.inode.badSums = append(w.inode.badSums, badSum)
+	}
+	if c.sb.InodesPerBlock() < 2 {
+		return 0
 	}
 	return bad
+}
+
+// storedSum is i_checksum of the inode in raw.
+func storedSum(raw []byte) uint32 {
+	sum := uint32(binary.LittleEndian.Uint16(raw[0x7c:]))
+	if len(raw) > disk.GoodOldInodeSize && binary.LittleEndian.Uint16(raw[0x80:]) >= 4 {
+		sum |= uint32(binary.LittleEndian.Uint16(raw[0x82:])) << 16
+	}
+	return sum
 }
 
 // insaneBlockMap reports whether most of the block numbers in inode raw cannot
@@ -87,14 +105,57 @@ func (w *worker) inodeAt(ino disk.Ino, raw []byte, blk disk.PBlock, off int) err
 	s.ino, s.raw = ino, raw
 	s.at = Place{Ino: ino, Block: blk, Off: off, OnBlock: true}
 	s.in = disk.DecodeInode(raw)
-	s.badSum = c.sb.MetadataCsum() && s.in.Checksum != disk.InodeChecksum(c.seed, ino, raw) && !zero(raw)
+	s.badSum = s.badSums[off/int(c.sb.InodeSize)]
 	if err := w.checkInode(); err != nil {
 		return err
 	}
 	if s.badSum {
-		w.problem(inodeChecksum, 0x7c, hex(s.in.Checksum), hex(disk.InodeChecksum(c.seed, ino, raw)))
+		at := s.at
+		at.Off += 0x7c
+		c.rep.add(inodeChecksum, Problem{Place: at, Have: hex(s.in.Checksum), Want: hex(disk.InodeChecksum(c.seed, ino, raw)), classes: w.sumClasses()})
 	}
 	return nil
+}
+
+// sumClasses are the classes of a wrong checksum of the inode at hand: e2fsck does
+// not read such an inode a second time, and takes what rests upon it for damaged.
+func (w *worker) sumClasses() []Class {
+	c, in := w.c, &w.inode.in
+	classes := append([]Class{inodeChecksum.Class}, inodeChecksum.Also...)
+	if in.Mode.Type() == disk.ModeDir {
+		classes = append(classes, dirChecksum.Class)
+		if in.Flags.Has(disk.FlagIndex) {
+			classes = append(classes, htreeRoot.Class, htreeChecksum.Class, htreeNodeChecksum.Class)
+		}
+		if c.sb.Incompat.Has(disk.IncompatInlineData) {
+			classes = append(classes, treeUnconnected.Class, treeDotDot.Class, linkCount.Class)
+		}
+	}
+	if in.Flags.Has(disk.FlagInlineData) {
+		classes = append(classes, inlineMissing.Class)
+	}
+	if in.Flags.Has(disk.FlagExtents) && disk.DecodeExtentHeader(in.Block[:]).Depth > 0 {
+		classes = append(classes, extentChecksum.Class)
+	}
+	if in.Flags.Has(disk.FlagEncrypt) {
+		classes = append(classes, cryptMissing.Class, direntName.Class, direntPlain.Class)
+	}
+	if ino := w.inode.ino; c.sb.Compat.Has(disk.CompatResizeInode) {
+		switch {
+		case ino == disk.ResizeIno:
+			classes = append(classes, 0x01004e) // it would be made anew
+		case ino > disk.RootIno && ino < disk.ResizeIno:
+			// The resize inode is read as if it were this one.
+			classes = append(classes, inodeBlocks.Class, 0x050003, 0x050004, 0x050006)
+			if !zero(in.Block[:56]) {
+				classes = append(classes, blockIllegal.Class, 0x010010, 0x010011, 0x01002d)
+			}
+		}
+	}
+	if c.isQuota(w.inode.ino) {
+		classes = append(classes, quotaUsage.Class)
+	}
+	return classes
 }
 
 // zero reports whether b, whose length is a multiple of 8, holds only zeros.
@@ -152,6 +213,11 @@ func (c *checker) lowDtime() bool {
 // quotaReserved reports whether ino is kept for a quota file.
 func (c *checker) quotaReserved(ino disk.Ino) bool {
 	return ino == disk.UsrQuotaIno || ino == disk.GrpQuotaIno || ino != 0 && ino == c.sb.ProjectQuotaIno
+}
+
+// isQuota reports whether ino is a quota file.
+func (c *checker) isQuota(ino disk.Ino) bool {
+	return c.sb.ROCompat.Has(disk.ROCompatQuota) && (ino == c.sb.UserQuotaIno || ino == c.sb.GroupQuotaIno || ino == c.sb.ProjectQuotaIno)
 }
 
 // checkFlags judges the flags of an inode in use against features and each other.
@@ -271,9 +337,7 @@ func (w *worker) checkSpecial() (done bool, err error) {
 	case ino == disk.JournalIno:
 		return file(c.sb.JournalIno == ino, journalMode, journalUnused)
 	case c.quotaReserved(ino):
-		quota := c.sb.ROCompat.Has(disk.ROCompatQuota)
-		isQuota := quota && (ino == c.sb.UserQuotaIno || ino == c.sb.GroupQuotaIno || ino == c.sb.ProjectQuotaIno)
-		return file(isQuota, quotaMode, quotaUnused)
+		return file(c.isQuota(ino), quotaMode, quotaUnused)
 	case ino == c.sb.OrphanFileIno:
 		return file(c.sb.Compat.Has(disk.CompatOrphanFile), orphanMode, orphanNotInUse)
 	case ino < c.sb.FirstIno:
@@ -370,7 +434,14 @@ func (w *worker) inUse(orphan bool) error {
 // leads to the inode, as part of pass 2.
 func (w *worker) checkUnusedFields() {
 	c, in, raw := w.c, &w.inode.in, w.inode.raw
-	bad := func(k *Kind, off int, have, want string) { w.problem(k, off, have, want) }
+	bad := func(k *Kind, off int, have, want string) {
+		p := Problem{Place: w.inode.at, Have: have, Want: want}
+		p.Place.Off += off
+		if t := in.Mode.Type(); t != disk.ModeReg && t != disk.ModeDir {
+			p.classes = []Class{k.Class, direntType.Class} // e2fsck does not look at what type it is any more
+		}
+		c.rep.add(k, p)
+	}
 	if in.ObsoFaddr != 0 {
 		bad(inodeFaddr, 0x70, dec(in.ObsoFaddr), "")
 	}

@@ -133,10 +133,9 @@ func (w *worker) table(p tablePiece, each func(ino disk.Ino, raw []byte, blk dis
 	if err := w.readTable(first, buf); err != nil {
 		return fmt.Errorf("inode table of group %d: %w", p.group, err)
 	}
-	w.inode.insane = -1
 	for i := range p.n {
 		if i%per == 0 {
-			w.inode.insane = w.insane(buf[int(i/per)*c.bs:][:c.bs], min(per, p.n-i))
+			w.inode.insane = w.insane(buf[int(i/per)*c.bs:][:c.bs], disk.Ino(uint32(p.group)*c.sb.InodesPerGroup+p.index+i+1), min(per, p.n-i))
 			if w.stopped() {
 				return nil
 			}

@@ -120,6 +120,9 @@ func (c *checker) journalLocation() (loc jbd2.Location, ok bool, err error) {
 	if err != nil {
 		return loc, false, err
 	}
+	if sum := disk.InodeChecksum(c.seed, sb.JournalIno, raw); have == "" && c.sb.MetadataCsum() && in.Checksum != sum {
+		have, want = "i_checksum is "+hex(in.Checksum), hex(sum)
+	}
 	if have == "" {
 		return loc, true, nil
 	}

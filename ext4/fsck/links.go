@@ -92,6 +92,9 @@ func (l *linkPass) inode(ino disk.Ino) error {
 	case !s.eaFlag.has(n):
 	case seen > 0:
 		c.rep.add(linkEANamed, Problem{Place: l.place(ino)})
+		if err := l.unusedFields(ino); err != nil {
+			return err
+		}
 	case refs > 0:
 		if err := l.eaInode(ino, refs); err != nil {
 			return err
@@ -158,6 +161,18 @@ func (l *linkPass) eaInode(ino disk.Ino, refs int) error {
 	if have := uint64(ctime)<<32 | uint64(version); have != uint64(refs) && ctime != atime {
 		l.c.rep.add(linkEAInode, Problem{Place: at, Have: dec(have), Want: dec(refs)})
 	}
+	return nil
+}
+
+// unusedFields looks for what must be zero in an EA inode that an entry leads to.
+func (l *linkPass) unusedFields(ino disk.Ino) error {
+	raw, at, ok, err := l.w.readInode(ino)
+	if err != nil || !ok {
+		return err
+	}
+	s := &l.w.inode
+	s.ino, s.raw, s.at, s.in = ino, raw, at, disk.DecodeInode(raw)
+	l.w.checkUnusedFields()
 	return nil
 }
 

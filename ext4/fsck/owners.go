@@ -189,25 +189,13 @@ func (c *checker) addShare(problems map[string]*Problem, owners []disk.Ino, firs
 	}
 }
 
-// shareClasses are the classes by which e2fsck tells of shared blocks.
+// shareClasses are the classes by which e2fsck tells of shared blocks. Whether
+// single blocks or ranges are told, and of which files, depends on how a file's
+// blocks lie in it, not on the blocks alone.
 func (c *checker) shareClasses(p *Problem) []Class {
-	classes := []Class{0x011001}
-	single, many := false, false
-	for _, r := range p.Ranges {
-		single, many = single || r.First == r.Last, many || r.First != r.Last
-	}
-	if single {
-		classes = append(classes, 0x011002)
-	}
-	if many {
-		classes = append(classes, 0x011008)
-	}
-	classes = append(classes, 0x011003, 0x013001)
+	classes := []Class{0x011001, 0x011002, 0x011008, 0x011003, 0x013001, 0x013002, 0x013004, 0x013005, 0x013006, 0x013007}
 	if p.Owners[0].Ino == 0 {
 		classes = append(classes, 0x013003)
 	}
-	if len(p.Owners) > 2 || p.Owners[0].Ino != 0 {
-		classes = append(classes, 0x013002)
-	}
-	return append(classes, 0x013004, 0x013006, 0x013007)
+	return classes
 }

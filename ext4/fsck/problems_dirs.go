@@ -4,7 +4,7 @@ package fsck
 var (
 	direntDotInode   = row(PassDirs, Error, "dot-inode", "the entry . is inode {have}, want {want}", oneRepair, 0x020001)
 	direntInode      = row(PassDirs, Error, "entry-inode", "the entry names inode {have}, want {want}", noRepair, 0x020002)
-	direntUnused     = row(PassDirs, Error, "entry-unused", "the entry names inode {have}, which is not in use", noRepair, 0x020003)
+	direntUnused     = row(PassDirs, Error, "entry-unused", "the entry names inode {have}, which is not in use", noRepair, 0x020003, 0x020028)
 	direntSelf       = row(PassDirs, Error, "entry-self", "the entry names its own directory", oneRepair, 0x020004)
 	direntBadBlock   = row(PassDirs, Error, "entry-bad-block", "the entry names inode {have}, which lies in a bad block", noRepair, 0x020005)
 	direntSecond     = row(PassDirs, Error, "entry-second-link", "the entry is a second link of directory {have}, whose parent is {want}", noRepair, 0x020006)
@@ -34,7 +34,7 @@ var (
 	direntPlain      = row(PassDirs, Error, "entry-not-encrypted", "the directory is encrypted, and the file is not", noRepair, 0x020051)
 	direntPolicy     = row(PassDirs, Error, "entry-other-policy", "the file is encrypted by another policy than its directory", noRepair, 0x020052)
 	direntEncoding   = row(PassDirs, Error, "entry-encoding", "the name is not UTF-8, which the file system is strict about", noRepair, 0x020053)
-	dirNoChecksum    = row(PassDirs, Error, "directory-checksum-missing", "the block has no checksum", noRepair, 0x02004c)
+	dirNoChecksum    = row(PassDirs, Error, "directory-checksum-missing", "the block has no checksum", noRepair, 0x02004c, 0x02004d)
 	dirChecksum      = row(PassDirs, Error, "directory-checksum", "det_checksum is {have}, want {want}", oneRepair, 0x02004d)
 	dirInlineSize    = row(PassDirs, Error, "inline-directory-size", "the inline directory has {have} bytes, want {want}", noRepair, 0x02004e, 0x02004f)
 
@@ -56,7 +56,7 @@ var (
 
 	htreeChecksum     = row(PassDirs, Error, "htree-root-checksum", "dt_checksum of the index's root is {have}, want {want}", oneRepair, 0x020049)
 	htreeNodeChecksum = row(PassDirs, Error, "htree-node-checksum", "dt_checksum of a node of the index is {have}, want {want}", oneRepair, 0x02004a)
-	htreeLimit        = row(PassDirs, Error, "htree-limit", "limit of a node of the index is {have}, want {want}", oneRepair, 0x02003d)
+	htreeLimit        = row(PassDirs, Error, "htree-limit", "limit of a node of the index is {have}, want {want}", oneRepair, 0x02003d, 0x020049, 0x02004a)
 	htreeCount        = row(PassDirs, Error, "htree-count", "count of a node of the index is {have}, want {want}", oneRepair, 0x02003e)
 	htreeBlock        = row(PassDirs, Error, "htree-block", "the index leads to block {have} of the directory, want {want}", oneRepair, 0x02003a)
 	htreeOrder        = row(PassDirs, Error, "htree-order", "the hashes in a node of the index are not in order: {have} behind {want}", oneRepair, 0x02003f)
@@ -72,7 +72,7 @@ var (
 	treeLoop        = row(PassTree, Error, "directory-loop", "the directory is its own ancestor", noRepair, 0x03001d)
 	treeDotDot      = row(PassTree, Error, "dotdot-inode", "the entry .. is inode {have}, want {want}", oneRepair, 0x030005)
 	treeNoLostFound = row(PassTree, Note, "lost-found-missing", "there is no directory /lost+found", oneRepair, 0x030004)
-	treeLostFound   = row(PassTree, Note, "lost-found", "/lost+found is {have}", noRepair, 0x03001a, 0x03001b)
+	treeLostFound   = row(PassTree, Note, "lost-found", "/lost+found is {have}", noRepair, 0x030017, 0x030018, 0x03001b)
 
 	linkUnattached    = row(PassLinks, Error, "inode-unattached", "no entry leads to the inode", noRepair, 0x040002)
 	linkUnattachedNil = row(PassLinks, Error, "inode-unattached-empty", "no entry leads to the inode, and it is empty", noRepair, 0x040002, 0x040001)
@@ -104,8 +104,8 @@ var (
 	quotaFile          = row(PassEnd, Error, "quota-file", "the quota file is damaged: {have}, want {want}", noRepair, 0x060002)
 	orphanFileAlone    = row(PassEnd, Error, "orphan-file-alone", "there is an orphan file, and no journal", oneRepair, 0x060007)
 	orphanFileSize     = row(PassEnd, Error, "orphan-file-size", "i_size of the orphan file is {have}, want {want}", noRepair, 0x060009, 0x06000f)
-	orphanFileHole     = row(PassEnd, Error, "orphan-file-hole", "block {have} of the orphan file is a hole", noRepair, 0x06000a, 0x06000f)
-	orphanFileBlock    = row(PassEnd, Error, "orphan-file-block", "a block of the orphan file is damaged: {have}, want {want}", noRepair, 0x06000c, 0x06000f)
+	orphanFileHole     = row(PassEnd, Error, "orphan-file-hole", "block {have} of the orphan file is a hole", noRepair, 0x060010, 0x060009)
+	orphanFileBlock    = row(PassEnd, Error, "orphan-file-block", "a block of the orphan file is damaged: {have}, want {want}", noRepair, 0x06000c, 0x060009)
 	orphanPresentClean = row(PassEnd, Error, "orphan-present-empty", "the feature orphan_present is set, and the orphan file is empty", oneRepair, 0x06000d)
 	orphanPresentAlone = row(PassEnd, Error, "orphan-present-alone", "the feature orphan_present is set, and there is no orphan file", oneRepair, 0x06000e)
 )

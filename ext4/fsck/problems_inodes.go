@@ -40,6 +40,7 @@ var (
 	extentNode       = row(PassInodes, Error, "extent-node", "a node of the extent tree is none: {have}, want {want}", noRepair, 0x01005f)
 	extentNodeEmpty  = row(PassInodes, Error, "extent-node-empty", "a node of the extent tree is empty", noRepair, 0x010057)
 	extentDepth      = row(PassInodes, Error, "extent-depth", "eh_depth is {have}, want {want}", noRepair, 0x010057)
+	extentRootDepth  = row(PassInodes, Error, "extent-root-depth", "eh_depth of the root is {have}, want {want}", noRepair, 0x01007f, 0x010057, 0x010058, 0x014006)
 	extentCycle      = row(PassInodes, Error, "extent-cycle", "the extent tree leads back to block {have}", noRepair, 0x010057)
 	extentTooDeep    = row(PassInodes, Note, "extent-too-deep", "the extent tree has {have} levels, and needs {want} at most", oneRepair, 0x01007f)
 	extentStart      = row(PassInodes, Error, "extent-start", "an extent starts at block {have}, want {want}", noRepair, 0x010058)
@@ -93,7 +94,7 @@ var (
 	htreeSiphash     = row(PassInodes, Error, "htree-siphash", "hash_version is {have}, and the directory is encrypted and casefolded: want 6", oneRepair, 0x01008d)
 	htreeNoSiphash   = row(PassInodes, Error, "htree-no-siphash", "hash_version is 6, and the directory is not encrypted and casefolded", oneRepair, 0x01008e)
 	htreeFlags       = row(PassInodes, Error, "htree-flags", "unused_flags is {have}, which nobody knows", oneRepair, 0x01004b)
-	htreeDepth       = row(PassInodes, Error, "htree-depth", "indirect_levels is {have}, want {want}", oneRepair, 0x01004c)
+	htreeDepth       = row(PassInodes, Error, "htree-depth", "indirect_levels is {have}, want {want}", oneRepair, 0x01004c, 0x020039)
 	largeDirFeature  = row(PassInodes, Error, "large-dir-feature", "there are large directories, and the feature large_dir is not set", oneRepair, 0x020039)
 
 	cryptMissing  = row(PassInodes, Error, "encryption-context-missing", "the flag encrypt is set, and there is no encryption context", noRepair, 0x01008a)
@@ -123,4 +124,4 @@ var (
 
 // Problems of blocks that more than one claims.
 var blocksShared = row(PassInodes, Error, "blocks-shared", "{n} blocks are claimed by several", noRepair,
-	0x011001, 0x011002, 0x011003, 0x013001, 0x013004, 0x013006, 0x013007)
+	0x011001, 0x011002, 0x011003, 0x011008, 0x013001, 0x013002, 0x013003, 0x013004, 0x013005, 0x013006, 0x013007)

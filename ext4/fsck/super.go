@@ -129,7 +129,17 @@ func sumAlone(raw []byte, at int64) bool {
 // findBackup takes the first backup in use that is one, other than that of the
 // primary's group; if the primary can be read, it says where backups are.
 func (c *checker) findBackup(after int64) (found bool, err error) {
-	for _, at := range disk.BackupOffsets(c.dev.Size()) {
+	places := disk.BackupOffsets(c.dev.Size())
+	if c.groups != nil { // the primary can be read
+		var own []int64
+		for g := disk.Group(1); uint64(g) < uint64(len(c.groups)) && len(own) < 3; g++ {
+			if c.sb.HasSuper(g) {
+				own = append(own, int64(c.sb.FirstBlock(g))<<c.bits)
+			}
+		}
+		places = append(own, places...)
+	}
+	for _, at := range places {
 		if at <= after {
 			continue
 		}
@@ -337,8 +347,9 @@ func (c *checker) checkSuperFeatures() {
 
 // checkQuotaInodes judges the numbers of the quota inodes (e2fsck_validate_quota_inodes).
 func (c *checker) checkQuotaInodes() {
+	k := superQuotaIno
 	if !c.sb.ROCompat.Has(disk.ROCompatQuota) {
-		return
+		k = superQuotaStray
 	}
 	reserved := [...]disk.Ino{disk.UsrQuotaIno, disk.GrpQuotaIno}
 	seen := map[disk.Ino]bool{}
@@ -355,7 +366,7 @@ func (c *checker) checkQuotaInodes() {
 		case ino == 0, q < len(reserved) && ino == reserved[q]:
 		case ino >= c.sb.FirstIno && c.sb.ValidIno(ino) && !seen[ino]:
 		default:
-			c.superProblem(superQuotaIno, c.superAt, f.off, fmt.Sprintf("%s is %d", f.name, ino), want)
+			c.superProblem(k, c.superAt, f.off, fmt.Sprintf("%s is %d", f.name, ino), want)
 		}
 		seen[ino] = true
 	}

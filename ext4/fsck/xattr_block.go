@@ -133,7 +133,6 @@ func (w *worker) xattrBlock(uses []xattrUse) (eaCharge, error) {
 	h := disk.DecodeXattrHeader(b)
 	if h.Magic != disk.XattrMagic {
 		bad(xattrBlock, 0, hex(h.Magic), hex(uint32(disk.XattrMagic)))
-		return eaCharge{}, nil
 	}
 	if h.Blocks != 1 {
 		bad(xattrBlocks, 8, dec(h.Blocks), "")
