@@ -20,14 +20,15 @@ var imports = map[string]string{
 	"ext4/disk":          "",
 	"ext4/blockdev":      "",
 	"ext4/jbd2":          "ext4/blockdev ext4/disk",
-	"ext4/mkfs":          "ext4/blockdev ext4/disk", // never ext4, which reads what it makes
+	"ext4/fsck":          "ext4/blockdev ext4/disk ext4/jbd2", // never ext4: it judges what that wrote
+	"ext4/mkfs":          "ext4/blockdev ext4/disk",           // never ext4, which reads what it makes
 	"ext4":               "ext4/blockdev ext4/disk ext4/jbd2",
 	"iomap":              "",                     // the words of the protocol
 	"iomap/ext4map":      "ext4 ext4/disk iomap", // speaks them for the server
 	"fusesrv":            "ext4 ext4/blockdev ext4/disk",
 	"fixtures":           "ext4/blockdev ext4/disk",           // never ext4: not built by what it tests
 	"fixtures/tourimage": "ext4/blockdev ext4/disk ext4/mkfs", // never ext4
-	"commands":           "ext4 ext4/blockdev ext4/disk ext4/jbd2 ext4/mkfs fixtures/tourimage fusesrv iomap iomap/ext4map",
+	"commands":           "ext4 ext4/blockdev ext4/disk ext4/fsck ext4/jbd2 ext4/mkfs fixtures/tourimage fusesrv iomap iomap/ext4map",
 	"":                   "commands",
 }
 

@@ -37,6 +37,7 @@ func init() {
 		fiemapCommand,
 		iomapProbeCommand,
 		mkimageCommand,
+		fsckLiteCommand,
 		mountCommand,
 		umountCommand,
 		tourCommand,
@@ -73,13 +74,28 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = errInterrupted
 	}
-	return o.finish(cmd, err)
+	return o.finish(cmd, withStatus(cmd, err))
+}
+
+// withStatus gives the errors of commands that have exit statuses of their own, those of
+// the command line included, one of these.
+func withStatus(cmd *cli.Command, err error) error {
+	if cmd == nil {
+		return err
+	}
+	switch cmd.Name {
+	case "mount", "umount":
+		return mountStatus(err)
+	case "fsck-lite":
+		return fsckStatus(err)
+	}
+	return err
 }
 
 func newApp() *cli.App {
 	app := &cli.App{
 		Name:            programName,
-		Usage:           "ext4 in user space: inspect, explain and mount file systems",
+		Usage:           "ext4 in user space: inspect, explain, make, check and mount file systems",
 		HideHelp:        true,
 		HideHelpCommand: true,
 		HideVersion:     true,

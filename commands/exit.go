@@ -10,6 +10,7 @@ import (
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
+	"e4go/ext4/fsck"
 	"e4go/ext4/jbd2"
 	"e4go/iomap/ext4map"
 
@@ -125,6 +126,8 @@ func classify(err error) class {
 		inUse       *blockdev.InUseError
 		journal     *jbd2.WrongJournalError
 		log         *jbd2.UnsupportedError
+		check       *fsck.UnsupportedError
+		nothing     *fsck.NoFilesystemError
 	)
 	is := func(targets ...error) bool {
 		for _, t := range targets {
@@ -149,11 +152,11 @@ func classify(err error) class {
 		return class{"usage", exitTrouble}
 	case is(unix.EPIPE):
 		return class{"pipe", exitPipe}
-	case is(disk.ErrCorrupt):
+	case is(disk.ErrCorrupt), errors.As(err, &nothing):
 		return class{"corrupt", exitCorrupt}
 	case errors.As(err, &kernel):
 		return class{"kernel", exitKernel}
-	case errors.As(err, &unsupported), errors.As(err, &op), errors.As(err, &log):
+	case errors.As(err, &unsupported), errors.As(err, &op), errors.As(err, &log), errors.As(err, &check):
 		return class{"unsupported", exitUnsupported}
 	case is(unix.ENOKEY):
 		return class{"encrypted", exitUnsupported}

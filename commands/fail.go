@@ -9,6 +9,7 @@ import (
 
 	"e4go/ext4"
 	"e4go/ext4/disk"
+	"e4go/ext4/fsck"
 	"e4go/ext4/jbd2"
 
 	"github.com/urfave/cli/v2"
@@ -102,7 +103,8 @@ func hint(cmd *cli.Command, err error) string {
 
 func isBadMagic(err error) bool {
 	var c *disk.CorruptError
-	return errors.As(err, &c) && c.Field == "s_magic"
+	var nothing *fsck.NoFilesystemError
+	return errors.As(err, &c) && c.Field == "s_magic" || errors.As(err, &nothing)
 }
 
 // errorObject writes err as the object that docs/JSON.md describes.

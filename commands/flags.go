@@ -39,11 +39,7 @@ func imageFlags() []cli.Flag {
 
 // outputFlags choose the form of the output. tables is for commands that print tables.
 func outputFlags(tables bool) []cli.Flag {
-	out := []cli.Flag{
-		jsonFlag(),
-		&cli.StringFlag{Name: "color", Category: outputCategory, Value: "auto",
-			Usage: "colours and frames: `WHEN` is auto (on a terminal, unless NO_COLOR is set), always or never"},
-	}
+	out := []cli.Flag{jsonFlag(), colorFlag()}
 	if tables {
 		out = append(out, &cli.BoolFlag{Name: "plain", Category: outputCategory,
 			Usage: "print values separated by TABs, one record a line, without headings"})
@@ -93,4 +89,9 @@ func sizeFlag(c *cli.Context, name string, def uint64) (uint64, error) {
 
 func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"}
+}
+
+func colorFlag() cli.Flag {
+	return &cli.StringFlag{Name: "color", Category: outputCategory, Value: "auto",
+		Usage: "colours and frames: `WHEN` is auto (on a terminal, unless NO_COLOR is set), always or never"}
 }

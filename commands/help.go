@@ -43,6 +43,7 @@ FIEMAP in dumpextents, stat and fiemap, and those of the iomap protocol in iomap
 var topics = []struct{ name, text string }{
 	{"exit-codes", exitCodesTopic},
 	{"json", jsonTopic},
+	{"problems", problemsTopic()},
 }
 
 func runHelp(c *cli.Context) error {

@@ -87,6 +87,13 @@ func (o *output) kName(k, v string) {
 	}
 }
 
+// elem writes a number in an array.
+func (o *output) elem(v uint64) {
+	o.sep(false)
+	o.buf = strconv.AppendUint(o.buf, v, 10)
+	o.comma = true
+}
+
 func (o *output) kStrs(k string, v []string) {
 	o.kArr(k)
 	for _, s := range v {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"e4go/ext4/disk"
 	"e4go/fixtures/tourimage"
 )
 
@@ -42,7 +43,7 @@ func readJSONPage(t *testing.T) map[string]map[string]documented {
 	}
 	for _, keys := range page {
 		for k, d := range maps.Clone(keys) {
-			for word, from := range map[string]string{".STAT": "stat fields", ".EXTENT": "extents"} {
+			for word, from := range map[string]string{".STAT": "stat fields", ".EXTENT": "extents", ".PROBLEM": "problems"} {
 				if prefix, ok := strings.CutSuffix(k, word); ok {
 					delete(keys, k)
 					for name, x := range page[from] {
@@ -114,6 +115,7 @@ func TestJSONIsDocumented(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "TREE"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	writeTwice(t, dir)
 	lines := []struct {
 		status int
 		line   string
@@ -128,6 +130,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		{0, "iomap-probe --walk -i disk.img /extents.dat 0"}, {0, "iomap-probe -i disk.img /tiny.txt 0"},
 		{5, "iomap-probe --op write -i disk.img /tiny.txt 0"},
 		{0, "mkimage -n new.img 100m"}, {0, "mkimage new.img 2m"}, {0, "mkimage -F -d TREE new.img"}, {0, "mkimage -n -d TREE another.img"}, {2, "mkimage new.img"},
+		{0, "fsck-lite disk.img"}, {4, "fsck-lite broken.img"}, {4, "fsck-lite twice.img"}, {8, "fsck-lite nosuch.img"}, {16, "fsck-lite"},
 		{0, "version"}, {0, "help"}, {0, "help exit-codes"}, {0, "completion zsh"}, {0, "man ls"}, {2, "help nosuch"}, {2, "ls --nosuch"},
 	}
 	for _, l := range lines {
@@ -146,6 +149,39 @@ func TestJSONIsDocumented(t *testing.T) {
 			section = "help"
 		}
 		checkDocument(t, l.line, out, page, section)
+	}
+}
+
+// writeTwice makes twice.img, in which a file has the block of another, and entries
+// of a directory break off.
+func writeTwice(t *testing.T, dir string) {
+	t.Helper()
+	tree, image := filepath.Join(dir, "two files"), filepath.Join(dir, "twice.img")
+	if err := os.MkdirAll(filepath.Join(tree, "d\xff"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"d\xff/one", "two"} {
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if status, _, errs := e4goStatus("mkimage", "-q", "-b", "1024", "-O", "^metadata_csum,^has_journal", "-d", tree, image); status != 0 {
+		t.Fatal(errs)
+	}
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bs := 1024
+	desc := disk.DecodeGroupDesc(b[2*bs:][:disk.GroupDescSize64])
+	inode := func(ino int) []byte { return b[int(desc.InodeTable)*bs+(ino-1)*256:][:256] }
+	const one, two, d = 13, 14, 12
+	copy(inode(two)[40:100], inode(one)[40:100]) // the map
+	start := func(ino int) int { return int(disk.DecodeExtent(disk.ExtentEntry(inode(ino)[40:], 0)).Start) }
+	b[start(d)*bs+24+4] = 3 // rec_len of the first entry behind the dots
+	b[int(desc.BlockBitmap)*bs] = 0
+	if err := os.WriteFile(image, b, 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

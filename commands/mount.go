@@ -78,7 +78,7 @@ Exit status, as mount(8)'s:
 		&cli.BoolFlag{Name: "debug", Usage: "log every request; wants -f"},
 		jsonFlag(),
 	},
-	Action: func(c *cli.Context) error { return mountStatus(runMount(c)) },
+	Action: runMount,
 }
 
 // mountStatus gives err an exit status of mount(8).

@@ -16,9 +16,9 @@ import (
 var tourCommand = &cli.Command{
 	Name:  "tour",
 	Usage: "show each command on an image made for it",
-	Description: `Makes two small images in a temporary directory, one from a directory and one
+	Description: `Makes small images in a temporary directory, one from a directory and one
 whose journal holds a file that was saved just before a power cut, and shows what
-each command says of them. Where /dev/fuse may be used, the second is mounted,
+each command says of them. Where /dev/fuse may be used, the latter is mounted,
 listed and unmounted. Everything that was made is removed. It needs nothing but
 this program.
 
@@ -31,18 +31,24 @@ Exit status:
 }
 
 // tourSteps are commands of e4go and why one would want them.
-var tourSteps = []struct{ why, line string }{
-	{"Make an image that holds a directory, in the smallest size, without root or a mount.", "mkimage -d tree made.img"},
-	{"It is the same, byte for byte, each time that it is made of the same files.", "ls -R -l -i made.img"},
-	{"Another image, after a power cut. Its journal was not clean: it has been replayed, in memory only.", "info disk.img"},
-	{"Look around without mounting.", "ls -l -i disk.img /"},
-	{"The file that only the journal knew.", "cat -i disk.img /after-the-crash.txt"},
-	{"Everything that an inode holds.", "stat -i disk.img /attributes.txt"},
-	{"The first rows of a file's extent tree, for programs.", "dumpextents -i disk.img --leaves --plain /extents.dat"},
-	{"Does the tree keep all rules? No line means yes.", "dumpextents -i disk.img --check --plain --internal /extents.dat"},
-	{"An indirect map, in the same form.", "dumpextents -i disk.img /indirect.dat"},
-	{"What FS_IOC_FIEMAP would say.", "fiemap -i disk.img --holes --length 8k /extents.dat"},
-	{"What mapping would an iomap server hand the kernel for a read at byte 18500?", "iomap-probe -i disk.img --op read --count 4096 /extents.dat 18500"},
+var tourSteps = []struct {
+	why, line string
+	status    int
+}{
+	{"Make an image that holds a directory, in the smallest size, without root or a mount.", "mkimage -d tree made.img", 0},
+	{"It is the same, byte for byte, each time that it is made of the same files.", "ls -R -l -i made.img", 0},
+	{"Is it sound? Everything is checked, and nothing is changed.", "fsck-lite made.img", 0},
+	{"Another image, after a power cut. Its journal was not clean: it has been replayed, in memory only.", "info disk.img", 0},
+	{"Look around without mounting.", "ls -l -i disk.img /", 0},
+	{"The file that only the journal knew.", "cat -i disk.img /after-the-crash.txt", 0},
+	{"Everything that an inode holds.", "stat -i disk.img /attributes.txt", 0},
+	{"The first rows of a file's extent tree, for programs.", "dumpextents -i disk.img --leaves --plain /extents.dat", 0},
+	{"Does the tree keep all rules? No line means yes.", "dumpextents -i disk.img --check --plain --internal /extents.dat", 0},
+	{"An indirect map, in the same form.", "dumpextents -i disk.img /indirect.dat", 0},
+	{"What FS_IOC_FIEMAP would say.", "fiemap -i disk.img --holes --length 8k /extents.dat", 0},
+	{"What mapping would an iomap server hand the kernel for a read at byte 18500?", "iomap-probe -i disk.img --op read --count 4096 /extents.dat 18500", 0},
+	{"It is sound, too: what its journal will mend is no damage.", "fsck-lite disk.img", 0},
+	{"A copy with a few bytes changed: what stands there, what should, whom it harms.", "fsck-lite damaged.img", fsckLeft},
 }
 
 // tourLines is how much of a long answer is shown to people.
@@ -65,6 +71,9 @@ func runTour(c *cli.Context) (err error) {
 	if err := os.WriteFile(t.path("disk.img"), tourimage.New(), 0o644); err != nil {
 		return err
 	}
+	if err := os.WriteFile(t.path("damaged.img"), tourimage.Damaged(), 0o644); err != nil {
+		return err
+	}
 	if err := t.makeTree(); err != nil {
 		return err
 	}
@@ -74,8 +83,8 @@ func runTour(c *cli.Context) (err error) {
 	for _, s := range tourSteps {
 		if status, err := t.e4go(s.why, s.line); err != nil {
 			return err
-		} else if status != 0 {
-			return fmt.Errorf("e4go %s: exit status %d", s.line, status)
+		} else if status != s.status {
+			return fmt.Errorf("e4go %s: exit status %d, want %d", s.line, status, s.status)
 		}
 	}
 	if err := t.mount(); err != nil {
@@ -123,7 +132,7 @@ func (t *tour) e4go(why, line string) (status int, err error) {
 	args := []string{programName}
 	for _, word := range strings.Fields(line) {
 		switch word {
-		case "tree", "made.img", "disk.img", "mnt":
+		case "tree", "made.img", "disk.img", "damaged.img", "mnt":
 			word = t.path(word)
 		}
 		args = append(args, word)

@@ -19,7 +19,7 @@ Exit status, as umount(8)'s:
 	Flags: []cli.Flag{
 		&cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"},
 	},
-	Action: func(c *cli.Context) error { return mountStatus(runUmount(c)) },
+	Action: runUmount,
 }
 
 func runUmount(c *cli.Context) error {

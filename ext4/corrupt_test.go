@@ -1,7 +1,6 @@
 package ext4_test
 
 import (
-	"compress/gzip"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -142,17 +141,15 @@ func typed(err error) bool {
 		errors.Is(err, blockdev.ErrOverlayFull) || strings.Contains(err.Error(), "more nodes than the device has blocks")
 }
 
-// corpusDir holds e2fsprogs' damaged images, where there is a checkout of them.
-const corpusDir = "../../shared/corpus"
-
 func TestCorpus(t *testing.T) {
-	names, _ := filepath.Glob(filepath.Join(corpusDir, "*.img.gz"))
-	if len(names) == 0 {
-		t.Skipf("SKIPPED: no corpus of damaged images in %s", corpusDir)
-	}
-	for _, name := range names {
-		t.Run(strings.TrimSuffix(filepath.Base(name), ".img.gz"), func(t *testing.T) {
-			dev, before := loadCorpus(t, name)
+	for _, image := range fixtures.Corpus(t) {
+		t.Run(image.Name, func(t *testing.T) {
+			dev, err := blockdev.Open(image.Unpack(t), blockdev.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { dev.Close() })
+			before := sumOf(t, dev)
 			start := time.Now()
 			var m0, m1 runtime.MemStats
 			runtime.GC()
@@ -182,36 +179,6 @@ func TestCorpus(t *testing.T) {
 			}
 		})
 	}
-}
-
-func loadCorpus(t *testing.T, name string) (blockdev.Device, string) {
-	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "image")
-	out, err := os.Create(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, z); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
-	dev, err := blockdev.Open(file, blockdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { dev.Close() })
-	return dev, sumOf(t, dev)
 }
 
 func sumOf(t *testing.T, dev blockdev.Device) string {

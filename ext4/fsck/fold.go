@@ -1,0 +1,158 @@
+package fsck
+
+import (
+	"e4go/ext4/disk"
+)
+
+// fold puts problems that follow from another under it. What follows is still
+// there, counted and shown on demand: a wrong guess hides nothing.
+//
+//	the checksum of an inode        other problems of that inode
+//	a map that breaks off           i_blocks and i_size of the inode; blocks that the bitmap marks in vain
+//	a directory that breaks off     inodes without an entry, directories without a parent, link counts
+//	a bitmap                        its checksum, the counts of its group
+//	descriptors from a backup       all counts of groups
+func fold(problems []*Problem) []*Problem {
+	f := folder{bySubject: map[disk.Ino]*Problem{}, byGroup: map[disk.Group]*Problem{}, causes: map[*Problem]*Problem{}}
+	f.find(problems)
+	for _, p := range problems {
+		if cause := f.cause(p); cause != nil && cause != p && cause.Severity >= p.Severity {
+			f.causes[p] = cause
+		}
+	}
+	var out []*Problem
+	for _, p := range problems {
+		if top := f.top(p); top != p {
+			top.Follows = append(top.Follows, p)
+		} else {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+type folder struct {
+	bySubject  map[disk.Ino]*Problem   // the first problem that makes an inode unreliable
+	byGroup    map[disk.Group]*Problem // the bitmap problem of a group
+	inodeBits  map[disk.Group]*Problem
+	brokenMap  *Problem // the first map of which blocks are lost
+	brokenDir  *Problem // the first directory of which entries are lost
+	brokenTree *Problem // the first directory that cannot be reached
+	backup     *Problem
+	causes     map[*Problem]*Problem
+}
+
+// losesBlocks are the problems after which blocks of a file are no longer found.
+var losesBlocks = map[*Kind]bool{
+	extentRoot: true, extentNode: true, extentNodeEmpty: true, extentDepth: true, extentCycle: true, extentStart: true, extentEnd: true,
+	extentOrder: true, extentZero: true, extentBounds: true, extentOverlap: true, blockIllegal: true, blockTooMany: true,
+	blockTooBigDir: true, blockTooBigFile: true, blockTooBigLink: true, blockUnreadable: true, inodeMode: true,
+	extentsFlagOnly: true, extentsFeature: true, inlineJunk: true, inlineMissing: true, inlineFlagOnly: true, inodeLowDtime: true,
+	inodeZeroDtime: true,
+}
+
+// losesEntries likewise for entries of a directory.
+var losesEntries = map[*Kind]bool{
+	direntCorrupt: true, direntHole: true, direntUnreadable: true, inodeRootType: true, inodeIsDirectory: true,
+	direntInode: true, direntUnused: true, inlineMissing: true, treeNoRoot: true,
+}
+
+func (f *folder) find(problems []*Problem) {
+	f.inodeBits = map[disk.Group]*Problem{}
+	for _, p := range problems {
+		ino := p.Place.Ino
+		if (p.Kind == inodeGarbage || losesBlocks[p.Kind]) && f.bySubject[ino] == nil {
+			f.bySubject[ino] = p
+		}
+		if losesBlocks[p.Kind] && f.brokenMap == nil {
+			f.brokenMap = p
+		}
+		if losesEntries[p.Kind] && f.brokenDir == nil {
+			f.brokenDir = p
+		}
+		if losesBlocks[p.Kind] && f.brokenDir == nil && (p.Kind == inodeMode || p.Kind == inodeLowDtime || p.Kind == inodeZeroDtime) {
+			f.brokenDir = p
+		}
+		switch p.Kind {
+		case bitmapBlocks, bitmapBlockUninit:
+			f.byGroup[p.Place.Group] = p
+		case bitmapInodes, bitmapInodeUninit:
+			f.inodeBits[p.Place.Group] = p
+		case groupsFromBackup, superMagic, superChecksum, superUnusable:
+			f.backup = p
+		case treeUnconnected, treeLoop:
+			if f.brokenTree == nil {
+				f.brokenTree = p
+			}
+		}
+	}
+}
+
+// cause is the problem that p follows from, or nil.
+func (f *folder) cause(p *Problem) *Problem {
+	switch p.Kind {
+	case inodeChecksum:
+		return f.bySubject[p.Place.Ino]
+	case inodeSize, inodeBlocks, extentChecksum, inodeSymlink, inodeSpecialSize, inodeEmptyDir, extentIndexStart, blockOnMetadata, inodeReservedMode:
+		return f.bySubject[p.Place.Ino]
+	case direntType:
+		return f.bySubject[p.Place.Ino]
+	case bitmapBlocks:
+		if f.brokenMap != nil && onlyExtra(p) {
+			return f.brokenMap
+		}
+	case bitmapBlockSum, countGroupBlocks:
+		if cause := f.byGroup[p.Place.Group]; cause != nil {
+			return cause
+		}
+		if p.Kind == countGroupBlocks {
+			return f.backup
+		}
+	case bitmapInodeSum, countGroupInodes, countGroupDirs:
+		if cause := f.inodeBits[p.Place.Group]; cause != nil {
+			return cause
+		}
+		if p.Kind == countGroupDirs && f.brokenDir != nil {
+			return f.brokenDir
+		}
+		if p.Kind != bitmapInodeSum {
+			return f.backup
+		}
+	case treeUnconnected, linkUnattached, linkUnattachedNil:
+		return f.brokenDir
+	case linkCount:
+		if f.brokenDir != nil {
+			return f.brokenDir
+		}
+		return f.brokenTree
+	case treeDotDot:
+		return f.bySubject[p.Place.Ino]
+	case quotaUsage:
+		if f.brokenMap != nil {
+			return f.brokenMap
+		}
+	}
+	return nil
+}
+
+// onlyExtra reports whether all of p's ranges are marked in vain.
+func onlyExtra(p *Problem) bool {
+	for _, r := range p.Ranges {
+		if r.Missing {
+			return false
+		}
+	}
+	return true
+}
+
+// top is the problem that p stands under in the end: causes have causes.
+func (f *folder) top(p *Problem) *Problem {
+	for range 8 {
+		cause := f.causes[p]
+		if cause == nil {
+			return p
+		}
+		p = cause
+	}
+	return p
+}
