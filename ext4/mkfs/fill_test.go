@@ -3,16 +3,13 @@ package mkfs
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
 	"e4go/fixtures"
 
@@ -246,7 +243,3 @@ func fillImage(t testing.TB, img string, o Options, src string, auto bool) (*Bui
 	}
 	return b, r
 }
-
-var _ = errors.New
-var _ = time.Now
-var _ blockdev.Device
