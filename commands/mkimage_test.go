@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"syscall"
 	"testing"
 	"time"
 
@@ -400,15 +401,18 @@ func interrupt(t *testing.T, args []string, stdin string, after time.Duration, t
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(20*time.Millisecond + after) // so that it has begun to listen
+	time.Sleep(20*time.Millisecond + after) // so that it has begun to listen, mostly
 	sig := unix.SIGINT
 	if term {
 		sig = unix.SIGTERM
 	}
 	cmd.Process.Signal(sig)
-	end := time.AfterFunc(5*time.Second, func() { cmd.Process.Kill() })
+	end := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
 	defer end.Stop()
 	cmd.Wait()
+	if w := cmd.ProcessState.Sys().(syscall.WaitStatus); w.Signaled() && w.Signal() == sig {
+		return exitInterrupted, errs.String() // it had not begun to listen: a shell shows the same status
+	}
 	return cmd.ProcessState.ExitCode(), errs.String()
 }
 

@@ -1,6 +1,7 @@
 package mkfs
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -46,7 +47,7 @@ func parseACL(text string) ([]disk.ACLEntry, error) {
 			}
 			id, err := strconv.ParseUint(number, 10, 32)
 			if err != nil {
-				return nil, fmt.Errorf("ACL entry %q: the name has no number; archive with --numeric-owner", line)
+				return nil, fmt.Errorf("ACL entry %q: the name has no number; archive with --xattrs too", line)
 			}
 			e.Tag, e.ID = tags[1], uint32(id)
 		}
@@ -69,7 +70,7 @@ func parseACL(text string) ([]disk.ACLEntry, error) {
 		if a.Tag != b.Tag {
 			return int(a.Tag) - int(b.Tag)
 		}
-		return int(int64(a.ID) - int64(b.ID))
+		return cmp.Compare(a.ID, b.ID)
 	})
 	return out, nil
 }

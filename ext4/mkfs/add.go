@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -27,9 +28,10 @@ type Builder struct {
 	change  func(*Entry)
 	stats   *counters
 	sums    sums
-	lastDir string // the last directory that was looked up
-	lastID  nodeID
-	newest  int64 // the time of the newest entry
+	lastDir string              // the last directory that was looked up
+	lastID  nodeID              // 0 is none
+	newest  int64               // the time of the newest entry
+	aliases map[nodeID][]nodeID // of what has several names; nil until it is needed
 
 	// Of the source that is being read, to tell what comes from those before.
 	first   nodeID          // its first new node
@@ -134,11 +136,14 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 	}
 	f.stats.entries.Add(1)
 	id, err := f.place(e)
-	if err != nil || e.HardLink != "" {
+	if err != nil {
 		return err
 	}
 	if id < f.first {
 		f.touched[id] = true
+	}
+	if e.HardLink != "" {
+		return nil
 	}
 	n := f.t.node(id)
 	if !e.Bare {
@@ -148,6 +153,10 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 	n.mtime, n.nsec = e.Mtime.Sec, e.Mtime.Nsec
 	f.newest = max(f.newest, n.mtime)
 	n.state |= nodeExplicit
+	if e.Bare && f.o.RootSELinux != "" {
+		e.Xattrs = slices.DeleteFunc(e.Xattrs, func(x Xattr) bool { return x.Name == selinux })
+		e.Xattrs = append(e.Xattrs, Xattr{selinux, append([]byte(f.o.RootSELinux), 0)})
+	}
 	if n.xattrs, err = f.t.xattrSet(e.Xattrs); err != nil {
 		return errPath(e.Path, "%w", err)
 	}
@@ -210,15 +219,9 @@ func (f *Builder) place(e *Entry) (nodeID, error) {
 	if err := checkName(name); err != nil {
 		return 0, errPath(e.Path, "%w", err)
 	}
-	var target nodeID
-	if e.HardLink != "" {
-		if target, err = f.lookup(e.HardLink); err != nil {
-			return 0, errPath(e.Path, "hard link to %s: %w", e.HardLink, err)
-		}
-		target = f.t.target(target)
-		if f.t.node(target).mode.Type() == disk.ModeDir {
-			return 0, errPath(e.Path, "hard link to %s, a directory", e.HardLink)
-		}
+	target, err := f.linked(e)
+	if err != nil {
+		return 0, err
 	}
 	if old := f.t.find(parent, []byte(name)); old != 0 {
 		o := f.t.node(old)
@@ -227,8 +230,13 @@ func (f *Builder) place(e *Entry) (nodeID, error) {
 			return old, nil // it is that already
 		case e.HardLink == "" && o.mode.Type() == disk.ModeDir && e.Mode.Type() == disk.ModeDir:
 			return old, nil
+		case old == lostFoundNode:
+			return 0, errPath(e.Path, "every file system has a directory of this name")
 		}
 		f.forget(old)
+		if target, err = f.linked(e); err != nil { // it was below old
+			return 0, err
+		}
 	}
 	id, err := f.t.add(parent, []byte(name))
 	if err != nil {
@@ -239,6 +247,9 @@ func (f *Builder) place(e *Entry) (nodeID, error) {
 		n.state |= nodeAlias | nodeExplicit
 		n.mode = f.t.node(target).mode
 		f.t.detailOf(id).alias = target
+		if f.aliases != nil {
+			f.aliases[target] = append(f.aliases[target], id)
+		}
 		f.t.node(target).links++
 		if f.t.node(target).links > maxLinks {
 			return 0, errPath(e.Path, "its inode has more than %d names", maxLinks)
@@ -252,16 +263,34 @@ const maxLinks = 65000
 
 var errNoSuchEntry = errors.New("no such entry before it")
 
+// linked returns the node that an entry is to be another name of, 0 if it is none.
+func (f *Builder) linked(e *Entry) (nodeID, error) {
+	if e.HardLink == "" {
+		return 0, nil
+	}
+	id, err := f.lookup(e.HardLink)
+	if err != nil {
+		return 0, errPath(e.Path, "hard link to %s: %w", e.HardLink, err)
+	}
+	if id = f.t.target(id); f.t.node(id).mode.Type() == disk.ModeDir {
+		return 0, errPath(e.Path, "hard link to %s, a directory", e.HardLink)
+	}
+	return id, nil
+}
+
 // lookup finds the node of a path.
 func (f *Builder) lookup(path string) (nodeID, error) {
-	id := rootNode
-	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		if name == "" {
-			continue
-		}
-		if id = f.t.find(id, []byte(name)); id == 0 {
-			return 0, errNoSuchEntry
-		}
+	path = strings.Trim(path, "/")
+	dir, name := "", path
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		dir, name = path[:i], path[i+1:]
+	}
+	id, err := f.existing(dir)
+	if err != nil || name == "" {
+		return id, err
+	}
+	if id = f.t.find(id, []byte(name)); id == 0 {
+		return 0, errNoSuchEntry
 	}
 	return id, nil
 }
@@ -269,35 +298,77 @@ func (f *Builder) lookup(path string) (nodeID, error) {
 // dir returns the directory of a path. Those that have not been named yet are
 // made, with the time of the file system.
 func (f *Builder) dir(path string) (nodeID, error) {
-	if path == "" {
-		return rootNode, nil
-	}
-	if path == f.lastDir && f.t.node(f.lastID).state&nodeDead == 0 {
+	if path == f.lastDir && f.lastID != 0 {
 		return f.lastID, nil
 	}
-	id := rootNode
+	hops := maxHops
+	id, err := f.follow(rootNode, path, true, &hops)
+	if err != nil {
+		return 0, errPath(path, "%w", err)
+	}
+	f.lastDir, f.lastID = path, id
+	return id, nil
+}
+
+// existing returns the directory of a path, if there is one.
+func (f *Builder) existing(path string) (nodeID, error) {
+	hops := maxHops
+	return f.follow(rootNode, path, false, &hops)
+}
+
+// maxHops is how many symbolic links a path may lead over, as in the kernel.
+const maxHops = 40
+
+// follow goes down a path of directories from id on, and makes those that are
+// not there. Symbolic links lead on within the tree, as they do where an archive is unpacked.
+func (f *Builder) follow(id nodeID, path string, create bool, hops *int) (nodeID, error) {
 	for name := range strings.SplitSeq(path, "/") {
 		if name == "" {
 			continue
 		}
-		if err := checkName(name); err != nil {
-			return 0, errPath(path, "%w", err)
+		if name == "." || name == ".." {
+			if create { // only links may have these
+				return 0, checkName(name)
+			}
+			if name == ".." {
+				id = f.t.node(id).parent
+			}
+			continue
 		}
 		c := f.t.find(id, []byte(name))
+		if c == 0 && !create {
+			return 0, errNoSuchEntry
+		}
 		if c == 0 {
+			if err := checkName(name); err != nil {
+				return 0, err
+			}
 			var err error
 			if c, err = f.t.add(id, []byte(name)); err != nil {
 				return 0, err
 			}
-			n := f.t.node(c)
-			n.mode = disk.ModeDir | 0o755
+			f.t.node(c).mode = disk.ModeDir | 0o755
 		}
-		if f.t.node(f.t.target(c)).mode.Type() != disk.ModeDir {
-			return 0, errPath(path, "%s is no directory", f.t.path(c))
+		switch n := f.t.node(f.t.target(c)); n.mode.Type() {
+		case disk.ModeDir:
+			id = c
+		case disk.ModeLink:
+			to := f.t.details[n.detail].target
+			if *hops--; *hops < 0 {
+				return 0, fmt.Errorf("%s: the symbolic links lead in circles", f.t.path(c))
+			}
+			if strings.HasPrefix(to, "/") {
+				id = rootNode
+			}
+			next, err := f.follow(id, to, false, hops)
+			if err != nil {
+				return 0, fmt.Errorf("%s is a symbolic link to %s: %w", f.t.path(c), to, err)
+			}
+			id = next
+		default:
+			return 0, fmt.Errorf("%s is no directory", f.t.path(c))
 		}
-		id = c
 	}
-	f.lastDir, f.lastID = path, id
 	return id, nil
 }
 
@@ -312,117 +383,4 @@ func checkName(name string) error {
 		return fmt.Errorf("the name %q has a slash or a NUL", name)
 	}
 	return nil
-}
-
-// forget removes a node, and gives back the blocks of what has no other name.
-func (f *Builder) forget(id nodeID) {
-	var drop func(nodeID)
-	drop = func(id nodeID) {
-		n := f.t.node(id)
-		for c := n.child; c != 0; c = f.t.node(c).next {
-			drop(c)
-		}
-		if n.state&nodeAlias != 0 {
-			f.t.node(f.t.target(id)).links--
-			return
-		}
-		if n.links > 1 && n.mode.Type() != disk.ModeDir {
-			f.t.promote(id)
-			return
-		}
-		f.release(n)
-	}
-	drop(id)
-	f.t.remove(id)
-}
-
-// promote makes another name of an inode the one that owns it.
-func (t *tree) promote(id nodeID) {
-	var heir nodeID
-	for i := range t.nodes {
-		n := &t.nodes[i]
-		if n.state&nodeAlias == 0 || n.state&nodeDead != 0 || t.details[n.detail].alias != id {
-			continue
-		}
-		if heir == 0 {
-			heir = nodeID(i)
-			continue
-		}
-		t.details[n.detail].alias = heir
-	}
-	if heir == 0 {
-		return
-	}
-	old, h := *t.node(id), t.node(heir)
-	name, nameLen, parent, next := h.name, h.nameLen, h.parent, h.next
-	*h = old
-	h.name, h.nameLen, h.parent, h.next, h.child = name, nameLen, parent, next, 0
-	h.state &^= nodeAlias | nodeDead
-	h.links--
-	t.node(id).detail = 0
-}
-
-// release gives back the blocks of a file that was written and is replaced.
-func (f *Builder) release(n *node) {
-	if f.v == nil || n.mode.Type() != disk.ModeReg {
-		return
-	}
-	if n.blocks > 0 {
-		f.w.release(run{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)})
-	}
-	if n.detail == 0 {
-		return
-	}
-	d := &f.t.details[n.detail]
-	for _, r := range d.taken {
-		f.w.release(r)
-	}
-	if d.iblock != nil {
-		return
-	}
-	for _, e := range d.extents {
-		f.w.release(run{e.Start, e.Start + disk.PBlock(e.Len)})
-	}
-}
-
-// whiteout removes what earlier sources have: the name itself, or what is in a
-// directory. What the source at hand has named stays, in whatever order it
-// says so.
-func (f *Builder) whiteout(e *Entry) error {
-	id, err := f.lookup(e.Path)
-	if err != nil {
-		return nil // it was not there
-	}
-	if e.Whiteout {
-		if id < f.first && !f.touched[id] && id != rootNode {
-			f.forget(id)
-		}
-		return nil
-	}
-	f.clear(id)
-	return nil
-}
-
-// clear removes from a directory what earlier sources have put into it.
-func (f *Builder) clear(dir nodeID) {
-	var next nodeID
-	for c := f.t.node(dir).child; c != 0; c = next {
-		next = f.t.node(c).next
-		switch {
-		case c < f.first && !f.touched[c] && !f.newBelow(c):
-			f.forget(c)
-		case f.t.node(c).mode.Type() == disk.ModeDir:
-			f.clear(c)
-		}
-	}
-}
-
-// newBelow reports whether the source at hand has put anything into a directory.
-func (f *Builder) newBelow(id nodeID) bool {
-	for c := f.t.node(id).child; c != 0; c = f.t.node(c).next {
-		if c >= f.first || f.touched[c] || f.newBelow(c) {
-			return true
-		}
-	}
-	return false
 }

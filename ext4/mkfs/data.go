@@ -17,7 +17,6 @@ type dataWriter struct {
 	v      *volume
 	gaps   []run // free runs, in order; those before first are used up
 	first  int
-	freed  []run // runs that were written and are free again
 	buf    []byte
 	at     disk.PBlock // where buf goes
 	full   chan pending
@@ -136,9 +135,6 @@ func (w *dataWriter) take(n uint64) ([]run, error) {
 		n -= m
 	}
 	if n > 0 {
-		for _, r := range out {
-			w.release(r)
-		}
 		return nil, errNoSpace
 	}
 	return out, nil
@@ -147,12 +143,18 @@ func (w *dataWriter) take(n uint64) ([]run, error) {
 // errNoSpace is what contents fail with that do not fit.
 var errNoSpace = errors.New("the file system is full: use a larger size")
 
-// release gives a run back.
+// release gives a run back that has been written, and clears it: what was in
+// it is nobody's business.
 func (w *dataWriter) release(r run) {
-	n := w.v.clusterBlocks(r.len())
-	w.v.space.free(r.start, min(n, uint64(w.v.space.limit-r.start)))
-	w.freed = append(w.freed, r)
+	n := min(w.v.clusterBlocks(r.len()), uint64(w.v.space.limit-r.start))
+	w.v.space.free(r.start, n)
 	w.gaps = append(w.gaps, run{r.start, r.start + disk.PBlock(n)})
+	bits := w.v.sb.BlockBits()
+	for r.len() > 0 {
+		n := min(r.len(), uint64(len(zeroMiB)>>bits))
+		w.put(r.start, zeroMiB[:n<<bits])
+		r.start += disk.PBlock(n)
+	}
 }
 
 // put adds whole blocks at b to what is to be written.

@@ -23,6 +23,7 @@ import (
 // not for the place where its contents were put together to say.
 type DirSource struct {
 	root     string
+	fd       *os.File // of root
 	xattrs   bool
 	stack    []*dirLevel
 	links    map[fileKey]string // path of the first name of what has several
@@ -37,6 +38,7 @@ type fileKey struct{ dev, ino uint64 }
 type dirLevel struct {
 	path  string // from the root of the source
 	fd    *os.File
+	st    unix.Stat_t // before it was listed
 	names []string
 }
 
@@ -50,8 +52,17 @@ func NewDirSource(path string, noXattrs bool) (*DirSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.stack = append(s.stack, &dirLevel{fd: fd})
-	return s, s.list(s.stack[0])
+	s.fd = fd
+	l := &dirLevel{fd: fd}
+	if err = unix.Fstat(int(fd.Fd()), &l.st); err == nil {
+		err = s.list(l)
+	}
+	if err != nil {
+		fd.Close()
+		return nil, err
+	}
+	s.stack = append(s.stack, l)
+	return s, nil
 }
 
 // list reads the names of a directory.
@@ -65,13 +76,39 @@ func (s *DirSource) list(l *dirLevel) error {
 	return nil
 }
 
-// Close implements [Source].
+// leave goes up from the directory that is being read. It fails if that has
+// changed meanwhile.
+func (s *DirSource) leave() error {
+	l := s.stack[len(s.stack)-1]
+	s.stack = s.stack[:len(s.stack)-1]
+	if l.fd != s.fd {
+		defer l.fd.Close()
+	}
+	return s.unchanged(int(l.fd.Fd()), l.path, &l.st)
+}
+
+// unchanged fails if an open file is not what it was. Whoever writes to a file can give it
+// any time of writing, but not the one of that change.
+func (s *DirSource) unchanged(fd int, path string, was *unix.Stat_t) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return s.failed("stat", path, err)
+	}
+	if st.Dev != was.Dev || st.Ino != was.Ino || st.Size != was.Size || st.Mtim != was.Mtim || st.Ctim != was.Ctim || st.Mode != was.Mode {
+		return fmt.Errorf("%s changed while it was being read", s.full(path))
+	}
+	return nil
+}
+
+// Close implements [Source]. Contents cannot be opened any more.
 func (s *DirSource) Close() error {
 	for _, l := range s.stack {
-		l.fd.Close()
+		if l.fd != s.fd {
+			l.fd.Close()
+		}
 	}
 	s.stack = nil
-	return nil
+	return s.fd.Close()
 }
 
 // Next implements [Source].
@@ -88,8 +125,9 @@ func (s *DirSource) Next(ctx context.Context) (*Entry, error) {
 	for len(s.stack) > 0 {
 		l := s.stack[len(s.stack)-1]
 		if len(l.names) == 0 {
-			l.fd.Close()
-			s.stack = s.stack[:len(s.stack)-1]
+			if err := s.leave(); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		name := l.names[0]
@@ -155,13 +193,24 @@ func (s *DirSource) entry(dir *os.File, name, path string) (e *Entry, down *dirL
 				return nil, nil, s.failed("open", path, err)
 			}
 			fd = os.NewFile(uintptr(n), s.full(path))
-			down = &dirLevel{path: path, fd: fd}
+			down = &dirLevel{path: path, fd: fd, st: st}
 		}
-		if e.Flags, e.Project, err = s.attributes(fd, st.Dev, path); err != nil {
+		if e.Flags, e.Project, err = s.attributes(int(fd.Fd()), st.Dev, path); err != nil {
 			return nil, nil, err
 		}
 	case disk.ModeReg:
-		e.Content = &fileContent{s: s, path: path, st: st}
+		c := &fileContent{s: s, path: path, st: st}
+		e.Content = c
+		if st.Size == 0 && !s.noFlags[st.Dev] { // nobody is going to open it
+			r, err := c.openIn(int(dir.Fd()), name)
+			if err != nil {
+				return nil, nil, err
+			}
+			e.Flags, e.Project, err = r.Attributes()
+			if err = errors.Join(err, r.Close()); err != nil {
+				return nil, nil, err
+			}
+		}
 	case disk.ModeLink:
 		n, err := unix.Readlinkat(int(dir.Fd()), name, s.readlink)
 		if err != nil {
@@ -185,11 +234,11 @@ const userFlags = disk.FlagSecrm | disk.FlagUnrm | disk.FlagSync | disk.FlagImmu
 	disk.FlagNoatime | disk.FlagJournalData | disk.FlagNotail | disk.FlagDirsync | disk.FlagTopdir | disk.FlagProjInherit | disk.FlagCasefold | disk.FlagDAX
 
 // attributes returns the flags and the project of an open file.
-func (s *DirSource) attributes(f *os.File, dev uint64, path string) (disk.FileFlags, uint32, error) {
+func (s *DirSource) attributes(fd int, dev uint64, path string) (disk.FileFlags, uint32, error) {
 	if s.noFlags[dev] {
 		return 0, 0, nil
 	}
-	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
 	switch {
 	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
 		s.noFlags[dev] = true
@@ -197,7 +246,7 @@ func (s *DirSource) attributes(f *os.File, dev uint64, path string) (disk.FileFl
 	case err != nil:
 		return 0, 0, s.failed("ioctl FS_IOC_GETFLAGS", path, err)
 	}
-	project, err := projectOf(f)
+	project, err := projectOf(fd)
 	if err != nil {
 		return 0, 0, s.failed("ioctl FS_IOC_FSGETXATTR", path, err)
 	}
@@ -288,50 +337,69 @@ func (c *fileContent) Allocated() int64 { return min(c.st.Blocks*512, c.st.Size)
 
 // Open implements [Content].
 func (c *fileContent) Open() (Reader, error) {
-	f, err := os.OpenFile(c.s.full(c.path), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, c.s.failed("open", c.path, errors.Unwrap(err))
+	dir, path := int(c.s.fd.Fd()), c.path
+	const most = unix.PathMax - 1
+	for len(path) > most { // longer than a system call takes
+		i := strings.LastIndexByte(path[:most], '/')
+		next, err := unix.Openat(dir, path[:i], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, c.s.failed("open", c.path, err)
+		}
+		defer unix.Close(next)
+		dir, path = next, path[i+1:]
 	}
-	r := &fileReader{c: c, f: f}
-	if err := r.unchanged(); err != nil {
-		f.Close()
+	r, err := c.openIn(dir, path)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// openIn opens the file by its path from a directory.
+func (c *fileContent) openIn(dir int, path string) (*fileReader, error) {
+	fd, err := unix.Openat(dir, path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, c.s.failed("open", c.path, err)
+	}
+	r := &fileReader{c: c, fd: fd}
+	if err := c.s.unchanged(fd, c.path, &c.st); err != nil {
+		unix.Close(fd)
 		return nil, err
 	}
 	return r, nil
 }
 
 type fileReader struct {
-	c *fileContent
-	f *os.File
+	c  *fileContent
+	fd int
 }
 
-func (r *fileReader) Read(p []byte) (int, error) { return r.f.Read(p) }
-
-// unchanged reports if the file is not what it was when it was listed.
-func (r *fileReader) unchanged() error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(r.f.Fd()), &st); err != nil {
-		return r.c.s.failed("stat", r.c.path, err)
+// Read implements [Reader].
+func (r *fileReader) Read(p []byte) (int, error) {
+	for {
+		n, err := unix.Read(r.fd, p)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0 && len(p) > 0:
+			return 0, io.EOF
+		}
+		return n, nil
 	}
-	if was := &r.c.st; st.Dev != was.Dev || st.Ino != was.Ino || st.Size != was.Size || st.Mtim != was.Mtim || st.Mode != was.Mode {
-		return fmt.Errorf("%s changed while it was being read", r.c.s.full(r.c.path))
-	}
-	return nil
 }
 
 // Close implements [Reader]. It fails if the file has changed meanwhile.
 func (r *fileReader) Close() error {
-	defer r.f.Close()
-	return r.unchanged()
+	defer unix.Close(r.fd)
+	return r.c.s.unchanged(r.fd, r.c.path, &r.c.st)
 }
 
 // Data implements [Reader].
 func (r *fileReader) Data(off int64) (start, end int64, err error) {
 	size := r.c.st.Size
-	if r.c.st.Blocks*512 >= size {
-		return off, size, nil // there is no hole
-	}
-	start, err = unix.Seek(int(r.f.Fd()), off, unix.SEEK_DATA)
+	start, err = unix.Seek(r.fd, off, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, unix.ENXIO):
 		return size, size, nil
@@ -340,7 +408,7 @@ func (r *fileReader) Data(off int64) (start, end int64, err error) {
 	case err != nil:
 		return 0, 0, r.c.s.failed("lseek", r.c.path, err)
 	}
-	if end, err = unix.Seek(int(r.f.Fd()), start, unix.SEEK_HOLE); err != nil {
+	if end, err = unix.Seek(r.fd, start, unix.SEEK_HOLE); err != nil {
 		return 0, 0, r.c.s.failed("lseek", r.c.path, err)
 	}
 	return start, end, nil
@@ -348,11 +416,11 @@ func (r *fileReader) Data(off int64) (start, end int64, err error) {
 
 // Skip implements [Reader].
 func (r *fileReader) Skip(off int64) error {
-	_, err := r.f.Seek(off, io.SeekStart)
+	_, err := unix.Seek(r.fd, off, io.SeekStart)
 	return err
 }
 
 // Attributes implements [attributed].
 func (r *fileReader) Attributes() (disk.FileFlags, uint32, error) {
-	return r.c.s.attributes(r.f, r.c.st.Dev, r.c.path)
+	return r.c.s.attributes(r.fd, r.c.st.Dev, r.c.path)
 }

@@ -74,7 +74,7 @@ func (w *finisher) number() error {
 			return nil
 		case id == rootNode:
 			n.ino = disk.RootIno
-		case n.parent == rootNode && string(w.t.nameOf(n)) == "lost+found" && n.mode.Type() == disk.ModeDir:
+		case id == lostFoundNode:
 			n.ino = lostFoundIno
 		default:
 			n.ino = disk.Ino(next)
@@ -146,6 +146,7 @@ func (w *finisher) put(ino disk.Ino, in *inode) error {
 		}
 	}
 	w.v.fixBlocks(&in.Inode)
+	w.v.clampTimes(&in.Inode)
 	if in.Flags&disk.FlagEAInode == 0 && ino != w.v.builtin.orphanIno && (ino == disk.RootIno || ino >= w.v.sb.FirstIno) {
 		w.usage.count(&in.Inode, in.Sectors(&w.v.sb), 1+uint64(in.eaRefs))
 	}
@@ -159,6 +160,9 @@ func (w *finisher) inode(id nodeID) (*inode, error) {
 	in := &inode{Inode: disk.Inode{
 		Mode: n.mode, UID: n.uid, GID: n.gid, Size: uint64(n.size), Atime: t, Ctime: t, Mtime: t, Links: uint16(n.links), Flags: n.flags,
 	}}
+	if !w.v.sb.Incompat.Has(disk.IncompatCasefold) {
+		in.Flags &^= disk.FlagCasefold // names are what they are then
+	}
 	if w.v.sb.InodeSize > disk.GoodOldInodeSize {
 		in.ExtraIsize, in.Crtime, in.ProjID = extraIsize, t, n.project
 	}
@@ -244,7 +248,7 @@ func (w *finisher) directory(id nodeID, in *inode) (inline []byte, err error) {
 	n := w.t.node(id)
 	d := &dirWriter{
 		v: w.v, ino: n.ino, parent: w.t.node(n.parent).ino,
-		folds: n.flags.Has(disk.FlagCasefold) && w.v.sb.Incompat.Has(disk.IncompatCasefold),
+		folds: in.Flags.Has(disk.FlagCasefold),
 		seed:  disk.InodeSeed(w.v.sb.Seed(), n.ino, 0),
 	}
 	for c := n.child; c != 0; c = w.t.node(c).next {

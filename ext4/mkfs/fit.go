@@ -3,6 +3,7 @@ package mkfs
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"e4go/ext4/disk"
 )
@@ -137,6 +138,7 @@ func (f *Builder) need(v *volume) (need, error) {
 	n := need{inodes: uint64(v.sb.FirstIno)} // those that are reserved, and the orphan file
 	var use usages
 	blocks := make(map[uint32]uint64) // by xattr set: inodes that need it in a block
+	projects := slices.Contains(v.p.quota, quotaProject)
 	add := func(b uint64) { n.blocks += v.clusterBlocks(b) }
 	err := f.t.walk(func(id nodeID) error {
 		x := f.t.node(id)
@@ -145,6 +147,11 @@ func (f *Builder) need(v *volume) (need, error) {
 		}
 		if id != rootNode {
 			n.inodes++
+		}
+		if projects {
+			if err := f.readProject(id); err != nil {
+				return err
+			}
 		}
 		use.count(&disk.Inode{UID: x.uid, GID: x.gid, ProjID: x.project}, 0, 1)
 		set := f.t.xattrs[x.xattrs]
@@ -155,7 +162,7 @@ func (f *Builder) need(v *volume) (need, error) {
 			b := f.needDir(v, id)
 			if id == rootNode {
 				b = max(b, 1) - 1 // it has one
-			} else if x.parent == rootNode && string(f.t.nameOf(x)) == "lost+found" {
+			} else if id == lostFoundNode {
 				b = max(b, v.lostFoundBlocks()) - v.lostFoundBlocks()
 			}
 			add(b)
@@ -198,6 +205,23 @@ func (f *Builder) need(v *volume) (need, error) {
 		add((uint64(size) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits())
 	}
 	return n, err
+}
+
+// readProject asks for the project of a file that has not been opened yet.
+func (f *Builder) readProject(id nodeID) error {
+	n := f.t.node(id)
+	c := f.t.details[n.detail].content
+	if c == nil {
+		return nil
+	}
+	r, err := c.Open()
+	if err != nil {
+		return err
+	}
+	if a, ok := r.(attributed); ok {
+		n.flags, n.project, err = a.Attributes()
+	}
+	return errors.Join(err, r.Close())
 }
 
 // needFile is how many blocks a file takes, with those of its map.

@@ -15,7 +15,8 @@ type blockMap struct {
 	next func() (disk.PBlock, error)
 	// pointer gives blocks of pointers, where they come from elsewhere; else nil.
 	pointer func() (disk.PBlock, error)
-	n       uint64 // blocks taken, data and pointers
+	write   func(disk.PBlock, []byte) error // a block of pointers
+	n       uint64                          // blocks taken, data and pointers
 
 	// The pointer block of each level that is being filled.
 	open [3]struct {
@@ -26,7 +27,7 @@ type blockMap struct {
 }
 
 func (v *volume) newBlockMap(in *disk.Inode, next func() (disk.PBlock, error)) *blockMap {
-	return &blockMap{v: v, in: in, next: next}
+	return &blockMap{v: v, in: in, next: next, write: v.writeBlock}
 }
 
 var le = binary.LittleEndian
@@ -92,7 +93,7 @@ func (m *blockMap) takePointer() (disk.PBlock, error) {
 func (m *blockMap) close(level int) error {
 	if b := &m.open[level]; b.used {
 		b.used = false
-		return m.v.writeBlock(b.at, b.data)
+		return m.write(b.at, b.data)
 	}
 	return nil
 }

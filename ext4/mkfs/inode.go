@@ -31,6 +31,28 @@ func (v *volume) dateInode(in *inode) {
 	}
 }
 
+const (
+	minTime    = -1 << 31          // seconds, of all inodes
+	maxTime    = 1<<34 - 1<<31 - 1 // of those that have room for two more bits
+	maxOldTime = 1<<31 - 1
+)
+
+// clampTimes brings the times of an inode to those that it can have, as the
+// kernel does (timestamp_truncate).
+func (v *volume) clampTimes(in *disk.Inode) {
+	most := int64(maxTime)
+	if v.sb.InodeSize == disk.GoodOldInodeSize {
+		most = maxOldTime
+	}
+	for _, t := range []*disk.Time{&in.Atime, &in.Ctime, &in.Mtime, &in.Crtime} {
+		if t.Sec >= most {
+			*t = disk.Time{Sec: most}
+		} else if t.Sec <= minTime {
+			*t = disk.Time{Sec: minTime}
+		}
+	}
+}
+
 // addBlocks counts n blocks of the file system in i_blocks.
 func (v *volume) addBlocks(in *disk.Inode, n uint64) {
 	in.BlocksRaw += n << (v.sb.BlockBits() - 9)

@@ -65,9 +65,6 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 	if err := f.w.close(); err != nil {
 		return nil, err
 	}
-	if err := f.wipe(); err != nil {
-		return nil, err
-	}
 	phase("contents")
 	f.date()
 	f.identify(f.digest(false))
@@ -81,25 +78,6 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 	phase("metadata")
 	r.Super = v.sb
 	return r, nil
-}
-
-// wipe clears the blocks of files that were replaced and have no other use
-// now: what was in them is nobody's business.
-func (f *Builder) wipe() error {
-	for _, r := range f.w.freed {
-		for b := r.start; ; {
-			free, ok := f.v.space.next(b, r.end)
-			if !ok {
-				break
-			}
-			free.end = min(free.end, r.end)
-			if err := f.v.zeroAlways(free); err != nil {
-				return err
-			}
-			b = free.end
-		}
-	}
-	return nil
 }
 
 // root makes the directories that every file system has.
@@ -116,14 +94,14 @@ func (f *Builder) root() error {
 	f.t.node(id).mode = disk.ModeDir | 0o700
 	if f.o.RootSELinux != "" {
 		n := f.t.node(rootNode)
-		n.xattrs, err = f.t.xattrSet([]Xattr{{"security.selinux", append([]byte(f.o.RootSELinux), 0)}})
+		n.xattrs, err = f.t.xattrSet([]Xattr{{selinux, append([]byte(f.o.RootSELinux), 0)}})
 	}
 	return err
 }
 
 // date gives the file system its time, and that to what has none of its own.
 func (f *Builder) date() {
-	t := max(0, f.newest)
+	t := max(0, min(f.newest, maxTime))
 	if !f.o.Time.IsZero() {
 		t = f.o.Time.Unix()
 	}

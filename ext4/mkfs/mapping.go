@@ -36,6 +36,10 @@ func (f *Builder) newMapping(id nodeID, spans []span) (*mapping, error) {
 	if !extents {
 		n += f.v.pointerBlocksOf(spans)
 		m.blockMap = f.v.newBlockMap(&m.iblock, m.nextBlock)
+		m.blockMap.write = func(b disk.PBlock, data []byte) error {
+			f.w.put(b, data) // behind the contents that were there before
+			return nil
+		}
 	}
 	if n == 0 {
 		return m, nil

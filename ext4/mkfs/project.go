@@ -2,7 +2,6 @@ package mkfs
 
 import (
 	"errors"
-	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,9 +20,9 @@ type fsxattr struct {
 const fsIocFsgetxattr = 0x801c581f // _IOR('X', 31, struct fsxattr)
 
 // projectOf returns the project id of an open file, 0 where there is none.
-func projectOf(f *os.File) (uint32, error) {
+func projectOf(fd int) (uint32, error) {
 	var x fsxattr
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFsgetxattr, uintptr(unsafe.Pointer(&x)))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsIocFsgetxattr, uintptr(unsafe.Pointer(&x)))
 	switch {
 	case errno == 0:
 		return x.projid, nil

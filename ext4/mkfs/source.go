@@ -48,7 +48,7 @@ type Entry struct {
 
 // Content is what a regular file holds.
 type Content interface {
-	// Open returns a reader of the bytes. It is called once.
+	// Open returns a reader of the bytes. Content that comes once is opened once.
 	Open() (Reader, error)
 
 	// Later reports whether Open may be called when the source has gone on;

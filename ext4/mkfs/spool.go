@@ -1,12 +1,11 @@
 package mkfs
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"sort"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,131 +33,104 @@ func NewSpool(dir string) (*Spool, error) {
 // Close gives the room back.
 func (s *Spool) Close() error { return s.f.Close() }
 
-// spoolUnit is where contents begin, so that holes of the file are theirs.
-const spoolUnit = 64 << 10
-
-// add copies size bytes from r. With sparse, what is zero becomes a hole.
-func (s *Spool) add(ctx context.Context, r io.Reader, size int64, sparse bool) (Content, error) {
-	c := &sectionContent{f: s.f, at: s.at, size: size, whole: !sparse}
-	buf := make([]byte, min(size, spoolUnit))
-	for off := int64(0); off < size; {
+// add copies the parts of a file from r.
+func (s *Spool) add(ctx context.Context, r io.Reader, p parts) (Content, error) {
+	c := &sectionContent{parts: p, f: s.f, at: s.at}
+	buf := make([]byte, min(p.stored, 256<<10))
+	for end := s.at + p.stored; s.at < end; {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		part := buf[:min(int64(len(buf)), size-off)]
+		part := buf[:min(int64(len(buf)), end-s.at)]
 		if _, err := io.ReadFull(r, part); err != nil {
-			if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF {
-				err = errors.New("the archive ends early")
-			}
 			return nil, err
 		}
-		if !sparse || !bytes.Equal(part, zeroMiB[:len(part)]) {
-			if err := s.write(part, s.at+off, sparse); err != nil {
-				return nil, fmt.Errorf("keep a copy: %w", err)
-			}
+		if _, err := s.f.WriteAt(part, s.at); err != nil {
+			return nil, fmt.Errorf("keep a copy: %w", err)
 		}
-		off += int64(len(part))
+		s.at += int64(len(part))
 	}
-	s.at = (s.at + size + spoolUnit - 1) / spoolUnit * spoolUnit
 	return c, nil
 }
 
-// write writes to the spool, pages of zeros left out with sparse.
-func (s *Spool) write(b []byte, at int64, sparse bool) error {
-	const page = 4096
-	if !sparse {
-		_, err := s.f.WriteAt(b, at)
-		return err
-	}
-	for len(b) > 0 {
-		n := min(len(b), page)
-		if !bytes.Equal(b[:n], zeroMiB[:n]) {
-			if _, err := s.f.WriteAt(b[:n], at); err != nil {
-				return err
-			}
-		}
-		b, at = b[n:], at+int64(n)
-	}
-	return nil
-}
-
-// sectionContent is a part of a file that nobody else changes.
+// sectionContent is contents that are a section of a file that nobody else changes.
 type sectionContent struct {
-	f     *os.File
-	at    int64
-	size  int64
-	whole bool // it has no holes
+	parts
+	f  *os.File
+	at int64
 }
 
 // Later implements [Content].
 func (c *sectionContent) Later() bool { return true }
 
-// Allocated implements [Content].
-func (c *sectionContent) Allocated() int64 {
-	if c.whole {
-		return c.size
-	}
-	var n int64
-	r := sectionReader{c: c}
-	for off := int64(0); off < c.size; {
-		start, end, err := r.Data(off)
-		if err != nil {
-			return c.size
-		}
-		n += end - start
-		off = end
-	}
-	return n
-}
-
 // Open implements [Content].
-func (c *sectionContent) Open() (Reader, error) { return &sectionReader{c: c}, nil }
-
-type sectionReader struct {
-	c   *sectionContent
-	off int64
+func (c *sectionContent) Open() (Reader, error) {
+	return c.reader(io.NewSectionReader(c.f, c.at, c.stored)), nil
 }
 
-func (r *sectionReader) Read(p []byte) (int, error) {
-	if r.off >= r.c.size {
+// parts are what is not in the holes of a file. They are stored one behind the other.
+type parts struct {
+	size   int64  // of the file
+	stored int64  // of all parts
+	list   []span // in order
+}
+
+// Allocated implements [Content].
+func (p *parts) Allocated() int64 { return p.stored }
+
+// reader reads the file, of which r has the parts.
+func (p *parts) reader(r io.Reader) *partsReader {
+	return &partsReader{r: r, size: p.size, list: p.list}
+}
+
+type partsReader struct {
+	r    io.Reader
+	size int64
+	off  int64
+	list []span // what is left
+}
+
+// Read implements [Reader].
+func (p *partsReader) Read(b []byte) (int, error) {
+	for len(p.list) > 0 && p.list[0].end <= p.off {
+		p.list = p.list[1:]
+	}
+	end, hole := p.size, true
+	if len(p.list) > 0 {
+		if end = p.list[0].start; end <= p.off {
+			end, hole = p.list[0].end, false
+		}
+	}
+	if p.off >= p.size {
 		return 0, io.EOF
 	}
-	n, err := r.c.f.ReadAt(p[:min(int64(len(p)), r.c.size-r.off)], r.c.at+r.off)
-	r.off += int64(n)
-	if n > 0 {
-		err = nil
-	} else if err == io.EOF {
+	n, err := int(min(int64(len(b)), end-p.off)), error(nil)
+	if b = b[:n]; hole {
+		clear(b)
+	} else if n, err = p.r.Read(b); err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
+	p.off += int64(n)
 	return n, err
 }
 
-func (r *sectionReader) Close() error { return nil }
-
-// Skip implements [Reader].
-func (r *sectionReader) Skip(off int64) error {
-	r.off = off
-	return nil
-}
+// Close implements [Reader].
+func (p *partsReader) Close() error { return nil }
 
 // Data implements [Reader].
-func (r *sectionReader) Data(off int64) (start, end int64, err error) {
-	size := r.c.size
-	if r.c.whole {
-		return off, size, nil
+func (p *partsReader) Data(off int64) (start, end int64, err error) {
+	i := sort.Search(len(p.list), func(i int) bool { return p.list[i].end > off })
+	if i == len(p.list) {
+		return p.size, p.size, nil
 	}
-	start, err = unix.Seek(int(r.c.f.Fd()), r.c.at+off, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO):
-		return size, size, nil
-	case err != nil:
-		return off, size, nil // this file system does not tell
+	return max(p.list[i].start, off), p.list[i].end, nil
+}
+
+// Skip implements [Reader].
+func (p *partsReader) Skip(off int64) error {
+	for len(p.list) > 0 && p.list[0].end <= off {
+		p.list = p.list[1:]
 	}
-	if start -= r.c.at; start >= size {
-		return size, size, nil
-	}
-	if end, err = unix.Seek(int(r.c.f.Fd()), r.c.at+start, unix.SEEK_HOLE); err != nil {
-		return 0, 0, err
-	}
-	return start, min(end-r.c.at, size), nil
+	p.off = off
+	return nil
 }

@@ -1,7 +1,6 @@
 package mkfs
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
 	"compress/bzip2"
@@ -13,6 +12,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"e4go/ext4/disk"
@@ -44,8 +44,7 @@ type TarOptions struct {
 type TarSource struct {
 	name   string
 	o      TarOptions
-	tr     *tar.Reader
-	file   *os.File // that contents can be read from again, or nil
+	tr     *tarReader
 	closes []func() error
 }
 
@@ -60,62 +59,73 @@ func NewTarSource(name string, f *os.File, o TarOptions) (*TarSource, error) {
 	return s, nil
 }
 
+// compressions are known by how a stream begins, not by a name.
 var compressions = []struct {
-	name  string
-	magic []byte
-	open  func(io.Reader) (io.Reader, func() error, error)
+	name   string
+	begins []string
+	open   func(io.Reader) (io.Reader, func() error, error) // nil: known, but not understood
 }{
-	{"gzip", []byte{0x1f, 0x8b}, func(r io.Reader) (io.Reader, func() error, error) {
+	{"gzip", []string{"\x1f\x8b\x08"}, func(r io.Reader) (io.Reader, func() error, error) {
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			return nil, nil, err
 		}
 		return z, z.Close, nil
 	}},
-	{"zstd", []byte{0x28, 0xb5, 0x2f, 0xfd}, func(r io.Reader) (io.Reader, func() error, error) {
+	// All but the first begin with something to be skipped, as pzstd writes it.
+	{"zstd", []string{"\x28\xb5\x2f\xfd", "\x50\x2a\x4d\x18", "\x51\x2a\x4d\x18", "\x5d\x2a\x4d\x18", "\x5e\x2a\x4d\x18"}, func(r io.Reader) (io.Reader, func() error, error) {
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return nil, nil, err
 		}
 		return z, func() error { z.Close(); return nil }, nil
 	}},
-	{"xz", []byte("\xfd7zXZ\x00"), func(r io.Reader) (io.Reader, func() error, error) {
+	{"xz", []string{"\xfd7zXZ\x00"}, func(r io.Reader) (io.Reader, func() error, error) {
 		z, err := xz.NewReader(r)
 		return z, nil, err
 	}},
-	{"bzip2", []byte("BZh"), func(r io.Reader) (io.Reader, func() error, error) { return bzip2.NewReader(r), nil, nil }},
+	{"bzip2", []string{"BZh"}, func(r io.Reader) (io.Reader, func() error, error) { return bzip2.NewReader(r), nil, nil }},
+	{"compress", []string{"\x1f\x9d"}, nil},
+	{"lz4", []string{"\x04\x22\x4d\x18"}, nil},
+	{"lzip", []string{"LZIP"}, nil},
+	{"lzma", []string{"\x5d\x00\x00"}, nil},
+	{"lzop", []string{"\x89LZO"}, nil},
 }
 
 // open looks at how the archive begins.
 func (s *TarSource) open(f *os.File) error {
-	head := make([]byte, 512)
-	var n int
-	seekable := false
+	s.tr = &tarReader{}
+	var end int64
 	if at, err := f.Seek(0, io.SeekCurrent); err == nil {
-		if n, err = f.ReadAt(head, at); err != nil && err != io.EOF {
+		if end, err = f.Seek(0, io.SeekEnd); err != nil {
 			return err
 		}
-		seekable = true
-	}
-	var r io.Reader = f
-	if !seekable {
-		b := bufio.NewReaderSize(&patientReader{f, s.o.Stop}, 1<<20)
-		p, err := b.Peek(len(head))
-		if err != nil && err != io.EOF {
+		if _, err := f.Seek(at, io.SeekStart); err != nil {
 			return err
 		}
-		n = copy(head, p)
-		r = b
+		if end > at { // else there is nothing, or its size is not known
+			s.tr.file, s.tr.end, s.tr.at = f, end, at
+		}
 	}
-	if n == 0 {
-		return errors.New("the archive is empty")
+	var in io.Reader = f
+	if s.tr.file == nil {
+		in = &patientReader{f, s.o.Stop}
+	}
+	r := bufio.NewReaderSize(in, 128<<10)
+	s.tr.r = r
+	head, err := r.Peek(tarBlock)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if len(head) == tarBlock && tarChecksum((*[tarBlock]byte)(head)) {
+		return nil // whatever name it begins with
 	}
 	for _, c := range compressions {
-		if !bytes.HasPrefix(head[:n], c.magic) {
+		switch {
+		case !slices.ContainsFunc(c.begins, func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }):
 			continue
-		}
-		if seekable {
-			r = bufio.NewReaderSize(f, 1<<20)
+		case c.open == nil:
+			return fmt.Errorf("it is compressed by %s, which is not understood: want gzip, zstd, xz or bzip2", c.name)
 		}
 		z, done, err := c.open(r)
 		if err != nil {
@@ -124,19 +134,38 @@ func (s *TarSource) open(f *os.File) error {
 		if done != nil {
 			s.closes = append(s.closes, done)
 		}
-		s.tr = tar.NewReader(bufio.NewReaderSize(z, 1<<20))
-		return nil
+		s.tr.file, s.tr.at = nil, 0
+		s.tr.r = bufio.NewReaderSize(&unpacker{name: c.name, r: z}, 128<<10)
+		break
 	}
-	if seekable {
-		s.file = f
-	}
-	s.tr = tar.NewReader(r)
 	return nil
+}
+
+// An unpacker says who found an error in a compressed stream, and says it
+// again to whoever asks once more: not all of them do.
+type unpacker struct {
+	name string
+	r    io.Reader
+	err  error
+}
+
+func (u *unpacker) Read(p []byte) (n int, err error) {
+	if u.err != nil {
+		return 0, u.err
+	}
+	n, u.err = u.r.Read(p)
+	switch {
+	case errors.Is(u.err, io.ErrUnexpectedEOF):
+		u.err = fmt.Errorf("%s: the stream ends early", u.name)
+	case u.err != nil && u.err != io.EOF && !strings.HasPrefix(u.err.Error(), u.name):
+		u.err = fmt.Errorf("%s: %w", u.name, u.err)
+	}
+	return n, u.err
 }
 
 // CanWait reports whether contents can be read when the archive has been
 // listed, without a spool.
-func (s *TarSource) CanWait() bool { return s.file != nil }
+func (s *TarSource) CanWait() bool { return s.tr.file != nil }
 
 // Close implements [Source].
 func (s *TarSource) Close() error {
@@ -151,24 +180,22 @@ func (s *TarSource) Close() error {
 // Next implements [Source].
 func (s *TarSource) Next(ctx context.Context) (*Entry, error) {
 	for {
-		h, err := s.tr.Next()
+		h, err := s.tr.next(ctx)
 		if err == io.EOF {
-			return nil, io.EOF
+			if err = s.tr.drain(ctx); err == nil {
+				return nil, io.EOF
+			}
 		}
 		if err != nil {
-			if errors.Is(err, io.ErrUnexpectedEOF) {
-				return nil, fmt.Errorf("%s: the archive ends early", s.name)
-			}
 			return nil, fmt.Errorf("%s: %w", s.name, err)
-		}
-		if h.Typeflag == tar.TypeXGlobalHeader {
-			continue
 		}
 		e, err := s.entry(ctx, h)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %q: %w", s.name, h.Name, err)
+			return nil, fmt.Errorf("%s: %q: %w", s.name, h.name, err)
 		}
-		return e, nil
+		if e != nil {
+			return e, nil
+		}
 	}
 }
 
@@ -188,14 +215,44 @@ func cleanPath(name string) (string, error) {
 	return strings.Join(parts, "/"), nil
 }
 
+// Names of layers that mean something else, by the specification of OCI images
+// (layer.md), which has the first two from AUFS. It reserves all names that begin so.
 const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh..opq"
+	whiteoutPrefix = ".wh."         // before the name that is deleted
+	whiteoutOpaque = ".wh..wh..opq" // deletes all that is in the directory
+	whiteoutMeta   = ".wh..wh."     // what AUFS keeps for itself
 )
 
-// entry describes what a header says.
-func (s *TarSource) entry(ctx context.Context, h *tar.Header) (*Entry, error) {
-	path, err := cleanPath(h.Name)
+// whiteout describes a path that has a name that is reserved for layers; nil
+// if nothing comes of it.
+func (s *TarSource) whiteout(dir, base string) (*Entry, error) {
+	if !s.o.Layer {
+		return nil, usage("give --oci if the archives are layers of a container image", "it means that another file is deleted")
+	}
+	for name := range strings.SplitSeq(dir, "/") {
+		switch {
+		case strings.HasPrefix(name, whiteoutMeta):
+			return nil, nil
+		case strings.HasPrefix(name, whiteoutPrefix):
+			return nil, fmt.Errorf("it is in %q, which deletes a file and is no directory", name)
+		}
+	}
+	switch {
+	case base == whiteoutOpaque:
+		return &Entry{Path: dir, Opaque: true}, nil
+	case strings.HasPrefix(base, whiteoutMeta):
+		return nil, nil
+	}
+	name := strings.TrimPrefix(base, whiteoutPrefix)
+	if err := checkName(name); err != nil {
+		return nil, fmt.Errorf("it deletes %q: %w", name, err)
+	}
+	return &Entry{Path: strings.TrimPrefix(dir+"/"+name, "/"), Whiteout: true}, nil
+}
+
+// entry describes what a header says; nil if it says nothing of a file.
+func (s *TarSource) entry(ctx context.Context, h *tarHeader) (*Entry, error) {
+	path, err := cleanPath(h.name)
 	if err != nil {
 		return nil, err
 	}
@@ -203,138 +260,173 @@ func (s *TarSource) entry(ctx context.Context, h *tar.Header) (*Entry, error) {
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		dir, base = path[:i], path[i+1:]
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
-		if !s.o.Layer {
-			return nil, usage("give --oci if the archives are layers of a container image", "it means that another file is deleted")
+	if strings.HasPrefix(path, whiteoutPrefix) || strings.Contains(path, "/"+whiteoutPrefix) {
+		return s.whiteout(dir, base)
+	}
+	if path == "" && h.kind != '5' && h.kind != tarDumpDir {
+		return nil, errors.New("it is to be the root, and is no directory")
+	}
+	e := &Entry{Path: path, UID: uint32(h.uid), GID: uint32(h.gid), Size: h.size, Mtime: h.mtime}
+	if uint64(h.uid) >= 1<<32-1 || uint64(h.gid) >= 1<<32-1 {
+		return nil, fmt.Errorf("owner %d:%d: want numbers below 2^32-1", h.uid, h.gid)
+	}
+	e.Mode = disk.Mode(h.mode) & disk.ModePerm
+	switch h.kind {
+	case '0', tarOldFile, '7', 'S':
+		if strings.HasSuffix(h.name, "/") {
+			e.Mode |= disk.ModeDir // as before there was a type for it
+			break
 		}
-		if base == whiteoutOpaque {
-			return &Entry{Path: dir, Opaque: true}, nil
-		}
-		return &Entry{Path: strings.TrimPrefix(dir+"/"+strings.TrimPrefix(base, whiteoutPrefix), "/"), Whiteout: true}, nil
-	}
-	e := &Entry{
-		Path: path, UID: uint32(h.Uid), GID: uint32(h.Gid), Size: h.Size,
-		Mtime: disk.Time{Sec: h.ModTime.Unix(), Nsec: uint32(h.ModTime.Nanosecond())},
-	}
-	if uint64(h.Uid) >= 1<<32-1 || uint64(h.Gid) >= 1<<32-1 {
-		return nil, fmt.Errorf("owner %d:%d: want numbers below 2^32-1", h.Uid, h.Gid)
-	}
-	e.Mode = disk.Mode(h.Mode) & disk.ModePerm
-	switch h.Typeflag {
-	case tar.TypeReg, '\x00', tar.TypeCont, tar.TypeGNUSparse:
 		e.Mode |= disk.ModeReg
 		if e.Content, err = s.content(ctx, h); err != nil {
 			return nil, err
 		}
-	case tar.TypeLink:
-		if e.HardLink, err = cleanPath(h.Linkname); err != nil {
-			return nil, fmt.Errorf("hard link to %q: %w", h.Linkname, err)
+	case '1':
+		if e.HardLink, err = cleanPath(h.link); err != nil {
+			return nil, fmt.Errorf("hard link to %q: %w", h.link, err)
+		}
+		if e.HardLink == "" {
+			return nil, fmt.Errorf("hard link to %q: it leads to the root, a directory", h.link)
 		}
 		return e, nil
-	case tar.TypeSymlink:
-		e.Mode, e.Link = e.Mode|disk.ModeLink, h.Linkname
-		if e.Mode&disk.ModePerm == 0 {
-			e.Mode |= 0o777
-		}
-	case tar.TypeDir:
+	case '2':
+		e.Mode, e.Link = disk.ModeLink|0o777, h.link // the kernel knows no other mode
+	case '5', tarDumpDir:
 		e.Mode |= disk.ModeDir
-	case tar.TypeChar, tar.TypeBlock:
-		e.Mode |= disk.ModeChar
-		if h.Typeflag == tar.TypeBlock {
-			e.Mode ^= disk.ModeChar | disk.ModeBlock
+	case '3', '4':
+		if e.Mode |= disk.ModeChar; h.kind == '4' {
+			e.Mode |= disk.ModeBlock // which has the bits of the other, too
 		}
-		e.Major, e.Minor = uint32(h.Devmajor), uint32(h.Devminor)
-		if h.Devmajor < 0 || h.Devmajor >= 1<<12 || h.Devminor < 0 || h.Devminor >= 1<<20 {
-			return nil, fmt.Errorf("device %d:%d: want numbers below 2^12 and 2^20", h.Devmajor, h.Devminor)
+		e.Major, e.Minor = uint32(h.major), uint32(h.minor)
+		if h.major < 0 || h.major >= 1<<12 || h.minor < 0 || h.minor >= 1<<20 {
+			return nil, fmt.Errorf("device %d:%d: want numbers below 2^12 and 2^20", h.major, h.minor)
 		}
-	case tar.TypeFifo:
+	case '6':
 		e.Mode |= disk.ModeFIFO
+	case tarVolume:
+		return nil, errors.New("it begins in another archive: want one of a single volume")
 	default:
-		return nil, fmt.Errorf("it is of type %q, which is not known", h.Typeflag)
+		return nil, fmt.Errorf("it is of type %q, which is not known", h.kind)
 	}
 	if s.o.NoXattrs {
 		return e, nil
 	}
-	e.Xattrs, err = paxXattrs(h.PAXRecords, e.Mode)
-	return e, err
+	return e, paxXattrs(e, h.records)
 }
 
-// paxXattrs returns the extended attributes and ACLs that pax records hold, as
-// star, GNU tar and libarchive write them.
-func paxXattrs(records map[string]string, mode disk.Mode) ([]Xattr, error) {
+// tarXattrName undoes what GNU tar does to names with what records need themselves.
+var tarXattrName = strings.NewReplacer("%3D", "=", "%25", "%")
+
+// paxXattrs gives an entry the extended attributes and ACLs that pax records
+// hold, as star, GNU tar and libarchive write them.
+func paxXattrs(e *Entry, records map[string]string) error {
 	values := make(map[string][]byte)
 	for key, value := range records {
 		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok {
-			values[name] = []byte(value)
+			values[tarXattrName.Replace(name)] = []byte(value)
 		}
 	}
 	for key, value := range records {
+		fail := func(err error) error { return fmt.Errorf("record %s: %w", key, err) }
+		name, value := "", []byte(value)
 		switch {
 		case strings.HasPrefix(key, "LIBARCHIVE.xattr."):
-			name, err := url.PathUnescape(strings.TrimPrefix(key, "LIBARCHIVE.xattr."))
+			var err error
+			if name, err = url.PathUnescape(strings.TrimPrefix(key, "LIBARCHIVE.xattr.")); err != nil {
+				return fail(err)
+			}
+			if value, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(string(value), "=")); err != nil {
+				return fail(err)
+			}
+		case key == "RHT.security.selinux":
+			name, value = selinux, append(value, 0)
+		case key == "SCHILY.acl.access", key == "SCHILY.acl.default" && e.Mode.Type() == disk.ModeDir:
+			name = "system.posix_acl_" + strings.TrimPrefix(key, "SCHILY.acl.")
+			if _, ok := values[name]; ok {
+				continue // with numbers for names
+			}
+			acl, err := parseACL(string(value))
 			if err != nil {
-				return nil, fmt.Errorf("record %s: %w", key, err)
+				return fail(err)
 			}
-			b, err := base64.StdEncoding.WithPadding(base64.NoPadding).DecodeString(strings.TrimRight(value, "="))
-			if err != nil {
-				return nil, fmt.Errorf("record %s: %w", key, err)
-			}
-			if _, ok := values[name]; !ok {
-				values[name] = b
-			}
-		case key == "SCHILY.acl.access" || key == "SCHILY.acl.default":
-			name := "system.posix_acl_" + strings.TrimPrefix(key, "SCHILY.acl.")
-			acl, err := parseACL(value)
-			if err != nil {
-				return nil, fmt.Errorf("record %s: %w", key, err)
-			}
-			if _, ok := values[name]; !ok && len(acl) > 3 || key == "SCHILY.acl.default" && len(acl) > 0 {
-				values[name] = disk.WireACL(acl)
-			}
+			value = disk.WireACL(acl)
+		default:
+			continue
+		}
+		if _, ok := values[name]; !ok {
+			values[name] = value
 		}
 	}
-	var out []Xattr
 	for name, value := range values {
-		if storable(name) {
-			out = append(out, Xattr{name, value})
-		} else if !strings.HasPrefix(name, "system.") {
-			return nil, fmt.Errorf("extended attribute %s: ext4 has no such name space", name)
+		switch {
+		case name == aclAccess:
+			if done, err := e.applyACL(value); err != nil {
+				return fmt.Errorf("extended attribute %s: %w", name, err)
+			} else if done {
+				continue
+			}
+		case storable(name):
+		case strings.HasPrefix(name, "system."):
+			continue // of another file system
+		default:
+			return usage("give -E no_copy_xattrs to leave extended attributes out", "extended attribute %s: ext4 has no such name space", name)
 		}
+		e.Xattrs = append(e.Xattrs, Xattr{name, value})
 	}
-	return out, nil
+	return nil
 }
 
-// content is the contents of the entry that tr is at.
-func (s *TarSource) content(ctx context.Context, h *tar.Header) (Content, error) {
-	if h.Size == 0 {
+const (
+	aclAccess = "system.posix_acl_access"
+	selinux   = "security.selinux"
+)
+
+// applyACL gives an entry the mode that goes with its ACL, as the kernel does.
+// It reports whether the mode is all that the ACL says.
+func (e *Entry) applyACL(wire []byte) (bool, error) {
+	acl, err := decodeWireACL(wire)
+	if err != nil {
+		return false, err
+	}
+	for _, a := range acl { // the mask comes behind the group
+		switch perm := disk.Mode(a.Perm); a.Tag {
+		case disk.ACLUserObj:
+			e.Mode = e.Mode&^0o700 | perm<<6
+		case disk.ACLGroupObj, disk.ACLMask:
+			e.Mode = e.Mode&^0o070 | perm<<3
+		case disk.ACLOther:
+			e.Mode = e.Mode&^0o007 | perm
+		}
+	}
+	return len(acl) <= 3, nil
+}
+
+// content is the contents of the entry that the reader is at.
+func (s *TarSource) content(ctx context.Context, h *tarHeader) (Content, error) {
+	if h.size == 0 {
 		return nil, nil
 	}
-	sparse := h.Typeflag == tar.TypeGNUSparse
-	for key := range h.PAXRecords {
-		sparse = sparse || strings.HasPrefix(key, "GNU.sparse.")
+	p := parts{size: h.size, stored: h.stored, list: h.parts}
+	if h.parts == nil {
+		p.list = []span{{0, h.size}}
 	}
 	switch {
-	case s.file != nil && !sparse:
-		at, err := s.file.Seek(0, io.SeekCurrent)
-		return &sectionContent{f: s.file, at: at, size: h.Size, whole: true}, err
+	case s.tr.file != nil:
+		return &sectionContent{parts: p, f: s.tr.file, at: s.tr.at}, nil
 	case s.o.Spool != nil:
-		return s.o.Spool.add(ctx, s.tr, h.Size, sparse)
+		return s.o.Spool.add(ctx, s.tr, p)
 	}
-	return &streamContent{r: s.tr, size: h.Size}, nil
+	return &streamContent{parts: p, r: s.tr}, nil
 }
 
 // streamContent is contents that come once.
 type streamContent struct {
-	r    io.Reader
-	size int64
+	parts
+	r io.Reader
 }
 
-func (c *streamContent) Later() bool                { return false }
-func (c *streamContent) Allocated() int64           { return c.size }
-func (c *streamContent) Open() (Reader, error)      { return c, nil }
-func (c *streamContent) Read(p []byte) (int, error) { return c.r.Read(p) }
-func (c *streamContent) Close() error               { return nil }
-func (c *streamContent) Skip(off int64) error       { return nil }
-func (c *streamContent) Data(off int64) (start, end int64, err error) {
-	return off, c.size, nil
-}
+// Later implements [Content].
+func (c *streamContent) Later() bool { return false }
+
+// Open implements [Content].
+func (c *streamContent) Open() (Reader, error) { return c.reader(c.r), nil }

@@ -13,7 +13,10 @@ import (
 // nodeID numbers the nodes of a tree; 0 is none.
 type nodeID uint32
 
-const rootNode nodeID = 1
+const (
+	rootNode      nodeID = 1
+	lostFoundNode nodeID = 2
+)
 
 // A node is an inode to be, and one name of it. There may be millions: it has no
 // pointers, and what only few have stands in tables beside.
@@ -32,6 +35,7 @@ type node struct {
 	parent  nodeID
 	child   nodeID // the first of a directory
 	next    nodeID // the next of the same directory
+	prev    nodeID // the one before; until they are sorted
 	ino     disk.Ino
 	xattrs  uint32 // in tree.xattrs, 0 is none
 	detail  uint32 // in tree.details, 0 is none
@@ -71,7 +75,7 @@ type tree struct {
 	xattrs  []*xattrs // the sets in use; the zeroth is none
 	sets    map[string]uint32
 	index   []nodeID // by hash of parent and name: where each node is found
-	live    int      // in index
+	used    int      // of index
 	seed    maphash.Seed
 }
 
@@ -139,6 +143,9 @@ func (t *tree) add(parent nodeID, name []byte) (nodeID, error) {
 	id := nodeID(len(t.nodes))
 	p := t.node(parent)
 	t.nodes = append(t.nodes, node{name: uint64(len(t.names)), nameLen: uint8(len(name)), parent: parent, next: p.child, links: 1})
+	if next := p.child; next != 0 {
+		t.node(next).prev = id
+	}
 	t.node(parent).child = id
 	t.names = append(t.names, name...)
 	t.insert(id)
@@ -146,9 +153,9 @@ func (t *tree) add(parent nodeID, name []byte) (nodeID, error) {
 }
 
 func (t *tree) insert(id nodeID) {
-	if 3*(t.live+1) > 2*len(t.index) {
+	if 3*(t.used+1) > 2*len(t.index) {
 		old := t.index
-		t.index, t.live = make([]nodeID, 2*len(old)), 0
+		t.index, t.used = make([]nodeID, 2*len(old)), 0
 		for _, o := range old {
 			if o != 0 && t.node(o).state&nodeDead == 0 {
 				t.insert(o)
@@ -158,29 +165,25 @@ func (t *tree) insert(id nodeID) {
 	n := t.node(id)
 	mask := uint64(len(t.index) - 1)
 	h := t.hash(n.parent, t.nameOf(n)) & mask
-	for t.index[h] != 0 {
+	for t.index[h] != 0 && t.node(t.index[h]).state&nodeDead == 0 {
 		h = (h + 1) & mask
 	}
+	if t.index[h] == 0 {
+		t.used++
+	}
 	t.index[h] = id
-	t.live++
 }
 
-// remove takes a node out of its directory, and all that is in it.
+// remove takes a node out of its directory.
 func (t *tree) remove(id nodeID) {
 	n := t.node(id)
-	at := &t.node(n.parent).child
-	for *at != id {
-		at = &t.node(*at).next
+	if n.prev == 0 {
+		t.node(n.parent).child = n.next
+	} else {
+		t.node(n.prev).next = n.next
 	}
-	*at = n.next
-	t.kill(id)
-}
-
-func (t *tree) kill(id nodeID) {
-	n := t.node(id)
-	n.state |= nodeDead
-	for c := n.child; c != 0; c = t.node(c).next {
-		t.kill(c)
+	if n.next != 0 {
+		t.node(n.next).prev = n.prev
 	}
 }
 
@@ -248,6 +251,9 @@ func (t *tree) xattrSet(list []Xattr) (uint32, error) {
 	x, err := newXattrs(list)
 	if err != nil {
 		return 0, err
+	}
+	if len(x.list) == 0 {
+		return 0, nil
 	}
 	key := x.key()
 	if i, ok := t.sets[key]; ok {
