@@ -185,8 +185,8 @@ func (f *Builder) write(ctx context.Context, id nodeID, c Content) (err error) {
 		return err
 	}
 	defer func() {
-		if cerr := r.Close(); err == nil {
-			err = cerr
+		if cerr := r.Close(); cerr != nil {
+			err = cerr // the file has changed: that is why
 		}
 	}()
 	if a, ok := r.(attributed); ok {
@@ -264,24 +264,31 @@ func (f *Builder) copySpan(ctx context.Context, m *mapping, r Reader, s span, pa
 			return f.w.close() // no use in reading more
 		}
 		part := buf[:min(s.end-off, int64(len(buf)))]
-		if n, err := io.ReadFull(r, part); err != nil {
-			if err == io.EOF || err == io.ErrUnexpectedEOF {
-				return errPath(path, "it ended at byte %d, and was to have %d: did it change?", off+int64(n), f.t.node(m.id).size)
-			}
-			return errPath(path, "read: %w", err)
+		whole := part
+		if ahead, ok := r.(*aheadReader); ok {
+			whole = ahead.blocks(off, s.end, bs)
+			part = whole[:s.end-off]
+		} else if n, err := io.ReadFull(r, part); err != nil {
+			return readFailed(path, off+int64(n), f.t.node(m.id).size, err)
+		} else if rest := int64(n) & (bs - 1); rest != 0 {
+			whole = buf[:int64(n)+bs-rest]
+			clear(whole[n:])
 		}
 		f.stats.bytes.Add(uint64(len(part)))
 		f.sums.add(off, part)
 		off += int64(len(part))
-		whole := part
-		if rest := int64(len(part)) & (bs - 1); rest != 0 {
-			whole = buf[:int64(len(part))+bs-rest]
-			clear(whole[len(part):])
-		}
 		first := disk.LBlock((off - int64(len(part))) >> bits)
 		if err := m.put(first, whole); err != nil {
 			return errPath(path, "%w", err)
 		}
 	}
 	return nil
+}
+
+// readFailed is the error of reading a file of size bytes, of which n came.
+func readFailed(path string, n, size int64, err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return errPath(path, "it ended at byte %d, and was to have %d: did it change?", n, size)
+	}
+	return errPath(path, "read: %w", err)
 }

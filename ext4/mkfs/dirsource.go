@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"e4go/ext4/disk"
 
@@ -21,33 +22,42 @@ import (
 // needs no privilege but to read. Of the directory itself only times, flags and
 // extended attributes are taken: who owns the root of a file system, and who may enter it, is
 // not for the place where its contents were put together to say.
+//
+// Names are looked at, and small files read, by several goroutines; what these
+// share is only read, but for noFlags.
 type DirSource struct {
-	root     string
-	fd       *os.File // of root
-	xattrs   bool
-	stack    []*dirLevel
-	links    map[fileKey]string // path of the first name of what has several
-	started  bool
-	noFlags  map[uint64]bool // devices whose files have none
-	readlink []byte
+	root    string
+	fd      *os.File // of root
+	xattrs  bool
+	stack   []*dirLevel
+	links   map[fileKey]string // path of the first name of what has several
+	started bool
+	noFlags sync.Map // by number, the devices whose files have none
 }
 
 // A fileKey is what makes a file one: device and inode.
 type fileKey struct{ dev, ino uint64 }
 
 type dirLevel struct {
-	path  string // from the root of the source
-	fd    *os.File
-	st    unix.Stat_t // before it was listed
-	names []string
+	path   string // from the root of the source
+	fd     *os.File
+	st     unix.Stat_t // before it was listed
+	names  []string
+	looked []looked // at the first of names
+}
+
+// looked is what can be told of a name without opening it.
+type looked struct {
+	st     unix.Stat_t
+	link   string // where a symbolic link leads
+	xattrs []Xattr
+	err    error
 }
 
 // NewDirSource opens the directory at path. noXattrs leaves extended
 // attributes out.
 func NewDirSource(path string, noXattrs bool) (*DirSource, error) {
-	s := &DirSource{
-		root: path, xattrs: !noXattrs, links: make(map[fileKey]string), noFlags: make(map[uint64]bool), readlink: make([]byte, 4096),
-	}
+	s := &DirSource{root: path, xattrs: !noXattrs, links: make(map[fileKey]string)}
 	fd, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -95,9 +105,13 @@ func (s *DirSource) unchanged(fd int, path string, was *unix.Stat_t) error {
 		return s.failed("stat", path, err)
 	}
 	if st.Dev != was.Dev || st.Ino != was.Ino || st.Size != was.Size || st.Mtim != was.Mtim || st.Ctim != was.Ctim || st.Mode != was.Mode {
-		return fmt.Errorf("%s changed while it was being read", s.full(path))
+		return s.changed(path)
 	}
 	return nil
+}
+
+func (s *DirSource) changed(path string) error {
+	return fmt.Errorf("%s changed while it was being read", s.full(path))
 }
 
 // Close implements [Source]. Contents cannot be opened any more.
@@ -115,7 +129,8 @@ func (s *DirSource) Close() error {
 func (s *DirSource) Next(ctx context.Context) (*Entry, error) {
 	if !s.started {
 		s.started = true
-		e, _, err := s.entry(s.stack[0].fd, "", "")
+		root := s.look(int(s.fd.Fd()), "", "")
+		e, _, err := s.entry(s.fd, "", "", &root)
 		if err != nil {
 			return nil, err
 		}
@@ -130,13 +145,12 @@ func (s *DirSource) Next(ctx context.Context) (*Entry, error) {
 			}
 			continue
 		}
-		name := l.names[0]
-		l.names = l.names[1:]
-		path := name
-		if l.path != "" {
-			path = l.path + "/" + name
+		if len(l.looked) == 0 {
+			s.lookAt(l)
 		}
-		e, down, err := s.entry(l.fd, name, path)
+		name, found := l.names[0], &l.looked[0]
+		l.names, l.looked = l.names[1:], l.looked[1:]
+		e, down, err := s.entry(l.fd, name, l.join(name), found)
 		if err != nil {
 			return nil, err
 		}
@@ -162,20 +176,77 @@ func (s *DirSource) failed(op, path string, err error) error {
 	return &fs.PathError{Op: op, Path: s.full(path), Err: err}
 }
 
-// entry describes a name of the directory dir, or with no name the directory
-// itself. down is the directory that it is.
-func (s *DirSource) entry(dir *os.File, name, path string) (e *Entry, down *dirLevel, err error) {
+// join is the path of a name in the directory.
+func (l *dirLevel) join(name string) string {
+	if l.path == "" {
+		return name
+	}
+	return l.path + "/" + name
+}
+
+const (
+	lookNames  = 256 // names of a directory that are looked at together
+	lookAlone  = 16  // fewer are not worth a goroutine
+	dirWorkers = 4   // goroutines that look or read: they wait more than they work
+)
+
+// lookAt looks at the next names of a directory.
+func (s *DirSource) lookAt(l *dirLevel) {
+	names := l.names[:min(len(l.names), lookNames)]
+	l.looked = make([]looked, len(names))
+	dir := int(l.fd.Fd())
+	var wg sync.WaitGroup
+	share := max(lookAlone, (len(names)+dirWorkers-1)/dirWorkers)
+	for from := 0; from < len(names); from += share {
+		part := func() {
+			for i := from; i < min(from+share, len(names)); i++ {
+				l.looked[i] = s.look(dir, names[i], l.join(names[i]))
+			}
+		}
+		if from+share < len(names) {
+			wg.Go(part)
+		} else {
+			part()
+		}
+	}
+	wg.Wait()
+}
+
+// look looks at a name of the directory dir, or with no name at the directory itself.
+func (s *DirSource) look(dir int, name, path string) (f looked) {
 	flags := unix.AT_SYMLINK_NOFOLLOW
 	if name == "" {
 		flags |= unix.AT_EMPTY_PATH
 	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(dir.Fd()), name, &st, flags); err != nil {
-		return nil, nil, s.failed("stat", path, err)
+	if err := unix.Fstatat(dir, name, &f.st, flags); err != nil {
+		f.err = s.failed("stat", path, err)
+		return f
 	}
+	if disk.Mode(f.st.Mode).Type() == disk.ModeLink {
+		target := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(dir, name, target)
+		if err != nil {
+			f.err = s.failed("readlink", path, err)
+			return f
+		}
+		f.link = string(target[:n])
+	}
+	if s.xattrs {
+		f.xattrs, f.err = s.listXattrs(dir, name, path)
+	}
+	return f
+}
+
+// entry describes what was found under a name of the directory dir, or with no name the
+// directory itself. down is the directory that it is.
+func (s *DirSource) entry(dir *os.File, name, path string, found *looked) (e *Entry, down *dirLevel, err error) {
+	if found.err != nil {
+		return nil, nil, found.err
+	}
+	st := &found.st
 	e = &Entry{
 		Path: path, Mode: disk.Mode(st.Mode), UID: st.Uid, GID: st.Gid, Size: st.Size,
-		Mtime: disk.Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)},
+		Mtime: disk.Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)}, Link: found.link, Xattrs: found.xattrs,
 	}
 	key := fileKey{st.Dev, st.Ino}
 	if st.Nlink > 1 && e.Mode.Type() != disk.ModeDir {
@@ -184,24 +255,27 @@ func (s *DirSource) entry(dir *os.File, name, path string) (e *Entry, down *dirL
 		}
 		s.links[key] = path
 	}
-	var fd *os.File // of a directory
 	switch e.Mode.Type() {
 	case disk.ModeDir:
-		if fd = dir; name != "" {
+		fd := dir
+		if name != "" {
 			n, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+				return nil, nil, s.changed(path)
+			}
 			if err != nil {
 				return nil, nil, s.failed("open", path, err)
 			}
 			fd = os.NewFile(uintptr(n), s.full(path))
-			down = &dirLevel{path: path, fd: fd, st: st}
+			down = &dirLevel{path: path, fd: fd, st: *st}
 		}
 		if e.Flags, e.Project, err = s.attributes(int(fd.Fd()), st.Dev, path); err != nil {
 			return nil, nil, err
 		}
 	case disk.ModeReg:
-		c := &fileContent{s: s, path: path, st: st}
+		c := &fileContent{s: s, path: path, st: *st}
 		e.Content = c
-		if st.Size == 0 && !s.noFlags[st.Dev] { // nobody is going to open it
+		if _, none := s.noFlags.Load(st.Dev); st.Size == 0 && !none { // nobody is going to open it
 			r, err := c.openIn(int(dir.Fd()), name)
 			if err != nil {
 				return nil, nil, err
@@ -211,19 +285,8 @@ func (s *DirSource) entry(dir *os.File, name, path string) (e *Entry, down *dirL
 				return nil, nil, err
 			}
 		}
-	case disk.ModeLink:
-		n, err := unix.Readlinkat(int(dir.Fd()), name, s.readlink)
-		if err != nil {
-			return nil, nil, s.failed("readlink", path, err)
-		}
-		e.Link = string(s.readlink[:n])
 	case disk.ModeChar, disk.ModeBlock:
 		e.Major, e.Minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
-	}
-	if s.xattrs {
-		if e.Xattrs, err = s.listXattrs(dir, name, path); err != nil {
-			return nil, nil, err
-		}
 	}
 	return e, down, nil
 }
@@ -235,13 +298,13 @@ const userFlags = disk.FlagSecrm | disk.FlagUnrm | disk.FlagSync | disk.FlagImmu
 
 // attributes returns the flags and the project of an open file.
 func (s *DirSource) attributes(fd int, dev uint64, path string) (disk.FileFlags, uint32, error) {
-	if s.noFlags[dev] {
+	if _, none := s.noFlags.Load(dev); none {
 		return 0, 0, nil
 	}
 	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
 	switch {
 	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
-		s.noFlags[dev] = true
+		s.noFlags.Store(dev, true)
 		return 0, 0, nil
 	case err != nil:
 		return 0, 0, s.failed("ioctl FS_IOC_GETFLAGS", path, err)
@@ -254,15 +317,9 @@ func (s *DirSource) attributes(fd int, dev uint64, path string) (disk.FileFlags,
 }
 
 // listXattrs returns the extended attributes of a file that ext4 can store.
-func (s *DirSource) listXattrs(dir *os.File, name, path string) ([]Xattr, error) {
-	full := fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
-	list, get := unix.Listxattr, unix.Getxattr
-	if name != "" {
-		full += "/" + name
-		list, get = unix.Llistxattr, unix.Lgetxattr
-	}
+func (s *DirSource) listXattrs(dir int, name, path string) ([]Xattr, error) {
 	var small [1024]byte
-	names, err := readXattr(small[:], func(b []byte) (int, error) { return list(full, b) })
+	names, err := readXattr(small[:], func(b []byte) (int, error) { return listXattrAt(dir, name, b) })
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return nil, nil
@@ -271,20 +328,25 @@ func (s *DirSource) listXattrs(dir *os.File, name, path string) ([]Xattr, error)
 	case len(names) == 0:
 		return nil, nil
 	}
+	get := func(attr string, b []byte) (int, error) { return unix.Fgetxattr(dir, attr, b) }
+	if name != "" {
+		full := procName(dir, name)
+		get = func(attr string, b []byte) (int, error) { return unix.Lgetxattr(full, attr, b) }
+	}
 	var out []Xattr
 	for _, n := range bytes.Split(bytes.TrimSuffix(names, []byte{0}), []byte{0}) {
-		name := string(n)
-		if !storable(name) {
+		attr := string(n)
+		if !storable(attr) {
 			continue
 		}
-		value, err := readXattr(nil, func(b []byte) (int, error) { return get(full, name, b) })
+		value, err := readXattr(nil, func(b []byte) (int, error) { return get(attr, b) })
 		if errors.Is(err, unix.ENODATA) {
-			return nil, fmt.Errorf("%s: the extended attribute %s vanished while it was being read", s.full(path), name)
+			return nil, fmt.Errorf("%s: the extended attribute %s vanished while it was being read", s.full(path), attr)
 		}
 		if err != nil {
-			return nil, s.failed("getxattr "+name, path, err)
+			return nil, s.failed("getxattr "+attr, path, err)
 		}
-		out = append(out, Xattr{name, value})
+		out = append(out, Xattr{attr, value})
 	}
 	return out, nil
 }
@@ -337,6 +399,14 @@ func (c *fileContent) Allocated() int64 { return min(c.st.Blocks*512, c.st.Size)
 
 // Open implements [Content].
 func (c *fileContent) Open() (Reader, error) {
+	r, err := c.openFile()
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (c *fileContent) openFile() (*fileReader, error) {
 	dir, path := int(c.s.fd.Fd()), c.path
 	const most = unix.PathMax - 1
 	for len(path) > most { // longer than a system call takes
@@ -348,11 +418,7 @@ func (c *fileContent) Open() (Reader, error) {
 		defer unix.Close(next)
 		dir, path = next, path[i+1:]
 	}
-	r, err := c.openIn(dir, path)
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
+	return c.openIn(dir, path)
 }
 
 // openIn opens the file by its path from a directory.
@@ -361,23 +427,20 @@ func (c *fileContent) openIn(dir int, path string) (*fileReader, error) {
 	if err != nil {
 		return nil, c.s.failed("open", c.path, err)
 	}
-	r := &fileReader{c: c, fd: fd}
-	if err := c.s.unchanged(fd, c.path, &c.st); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return r, nil
+	return &fileReader{c: c, fd: fd}, nil
 }
 
+// A fileReader reads a file that is what was listed, or its Close fails.
 type fileReader struct {
 	c  *fileContent
 	fd int
+	at int64
 }
 
 // Read implements [Reader].
 func (r *fileReader) Read(p []byte) (int, error) {
 	for {
-		n, err := unix.Read(r.fd, p)
+		n, err := unix.Pread(r.fd, p, r.at)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -386,6 +449,7 @@ func (r *fileReader) Read(p []byte) (int, error) {
 		case n == 0 && len(p) > 0:
 			return 0, io.EOF
 		}
+		r.at += int64(n)
 		return n, nil
 	}
 }
@@ -399,7 +463,15 @@ func (r *fileReader) Close() error {
 // Data implements [Reader].
 func (r *fileReader) Data(off int64) (start, end int64, err error) {
 	size := r.c.st.Size
-	start, err = unix.Seek(r.fd, off, unix.SEEK_DATA)
+	end, err = unix.Seek(r.fd, off, unix.SEEK_HOLE)
+	if err == nil && end > off {
+		return off, end, nil // most files have no hole
+	}
+	if err == nil {
+		if start, err = unix.Seek(r.fd, off, unix.SEEK_DATA); err == nil {
+			end, err = unix.Seek(r.fd, start, unix.SEEK_HOLE)
+		}
+	}
 	switch {
 	case errors.Is(err, unix.ENXIO):
 		return size, size, nil
@@ -408,16 +480,13 @@ func (r *fileReader) Data(off int64) (start, end int64, err error) {
 	case err != nil:
 		return 0, 0, r.c.s.failed("lseek", r.c.path, err)
 	}
-	if end, err = unix.Seek(r.fd, start, unix.SEEK_HOLE); err != nil {
-		return 0, 0, r.c.s.failed("lseek", r.c.path, err)
-	}
 	return start, end, nil
 }
 
 // Skip implements [Reader].
 func (r *fileReader) Skip(off int64) error {
-	_, err := unix.Seek(r.fd, off, io.SeekStart)
-	return err
+	r.at = off
+	return nil
 }
 
 // Attributes implements [attributed].

@@ -3,13 +3,17 @@ package mkfs
 import (
 	"bytes"
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -210,7 +214,7 @@ func TestDirChanges(t *testing.T) {
 			if err := os.Remove(root + "/d/last"); err != nil {
 				t.Fatal(err)
 			}
-		}, vanished, "d/last"},
+		}, changed, "d"},
 		{"the next directory vanishes", "a", whenListed, func(t *testing.T, root string) {
 			if err := os.RemoveAll(root + "/d"); err != nil {
 				t.Fatal(err)
@@ -271,25 +275,41 @@ func TestDirChanges(t *testing.T) {
 	}
 }
 
-// asNobody runs fn as a user who may read what is not hers only if all may, on
-// a goroutine and a thread of its own.
-func asNobody(fn func() error) error {
+// fillDir makes an image of a directory, in a process of its own of a user who may read
+// what is not hers only if all may.
+func fillDir(t *testing.T, root, dir string, size int64) error {
 	if os.Geteuid() != 0 {
-		return fn()
+		_, _, err := fill(dir, dir+"/image", parseArgs(t, nil), size, nil, fromDir(root))
+		return err
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := unix.Setfsgid(65534)
-		if err == nil {
-			err = unix.Setfsuid(65534) // which drops CAP_DAC_OVERRIDE, too
-		}
-		if err == nil {
-			err = fn()
-		}
-		done <- err
-	}()
-	return <-done
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestFillDir$")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", fillDirEnv, size))
+	cmd.Args = append(cmd.Args, root, dir)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if text, failed := strings.CutPrefix(string(out), "failed: "); failed {
+		return errors.New(text)
+	}
+	return nil
+}
+
+const fillDirEnv = "E4GO_TEST_FILL_DIR"
+
+// TestFillDir is the process that [fillDir] starts.
+func TestFillDir(t *testing.T) {
+	size, err := strconv.ParseInt(os.Getenv(fillDirEnv), 10, 64)
+	if err != nil {
+		return
+	}
+	dir := flag.Arg(1)
+	if _, _, err := fill(dir, dir+"/image", parseArgs(t, nil), size, nil, fromDir(flag.Arg(0))); err != nil {
+		fmt.Println("failed:", err)
+	}
+	os.Exit(0) // with nothing else on standard output
 }
 
 // What cannot be read is an error that names the path, and there is no image.
@@ -329,7 +349,6 @@ func TestDirUnreadable(t *testing.T) {
 			check(os.Mkdir(root, 0o755))
 			check(os.Mkdir(dir, 0o755))
 			check(os.Chmod(dir, 0o777))
-			o := parseArgs(t, nil)
 			for name := range tt.files {
 				if strings.HasSuffix(name, "/") && name != "/" {
 					check(os.Mkdir(filepath.Join(root, name), 0o755))
@@ -348,10 +367,7 @@ func TestDirUnreadable(t *testing.T) {
 				check(os.Chmod(filepath.Join(root, strings.TrimSuffix(name, "=")), mode))
 			}
 			for _, size := range []int64{0, 8 << 20} {
-				err := asNobody(func() error {
-					_, _, err := fill(dir, dir+"/image", o, size, nil, fromDir(root))
-					return err
-				})
+				err := fillDir(t, root, dir, size)
 				list, _ := os.ReadDir(dir)
 				switch want := strings.ReplaceAll(tt.want, "ROOT", root); {
 				case want == "" && err == nil:

@@ -6,14 +6,16 @@ import (
 	"e4go/ext4/disk"
 )
 
-// itableWriter writes inodes into their tables, a block at a time. They come
+// itableWriter writes inodes into their tables, many blocks at a time. They come
 // in the order of their numbers, but for the first, which are kept to the end.
 type itableWriter struct {
 	v      *volume
-	at     disk.PBlock
-	block  []byte
+	first  disk.PBlock // where blocks go
+	blocks []byte
 	pinned map[disk.PBlock][]byte
 }
+
+const itableWrite = 256 << 10 // bytes of one write
 
 // put writes an inode.
 func (t *itableWriter) put(ino disk.Ino, in *inode) error {
@@ -30,17 +32,11 @@ func (t *itableWriter) put(ino disk.Ino, in *inode) error {
 		}
 		b = make([]byte, v.sb.BlockSize())
 		t.pinned[at] = b
-	case t.block != nil && t.at == at:
-		b = t.block
 	default:
-		if err := t.flush(); err != nil {
+		var err error
+		if b, err = t.block(at); err != nil {
 			return err
 		}
-		if t.block == nil {
-			t.block = make([]byte, v.sb.BlockSize())
-		}
-		clear(t.block)
-		t.at, b = at, t.block
 	}
 	size := int(v.sb.InodeSize)
 	raw := b[int(index%per)*size:][:size]
@@ -57,11 +53,30 @@ func (t *itableWriter) put(ino disk.Ino, in *inode) error {
 	return nil
 }
 
+// block is the block at, which is not before the last one.
+func (t *itableWriter) block(at disk.PBlock) ([]byte, error) {
+	bs := t.v.sb.BlockSize()
+	end := t.first + disk.PBlock(len(t.blocks)/bs)
+	if len(t.blocks) > 0 && at == end-1 {
+		return t.blocks[len(t.blocks)-bs:], nil
+	}
+	if at != end || len(t.blocks) >= itableWrite {
+		if err := t.flush(); err != nil {
+			return nil, err
+		}
+		t.first = at
+	}
+	t.blocks = append(t.blocks, make([]byte, bs)...)
+	return t.blocks[len(t.blocks)-bs:], nil
+}
+
 func (t *itableWriter) flush() error {
-	if t.block == nil || t.at == 0 {
+	if len(t.blocks) == 0 {
 		return nil
 	}
-	return t.v.writeBlock(t.at, t.block)
+	err := t.v.writeBlock(t.first, t.blocks)
+	t.blocks = t.blocks[:0]
+	return err
 }
 
 // finish writes what is left.

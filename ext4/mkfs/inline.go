@@ -42,10 +42,7 @@ func (f *Builder) inline(id nodeID, size int64) bool {
 func (f *Builder) readInline(id nodeID, r Reader, path string) error {
 	data := make([]byte, f.t.node(id).size)
 	if n, err := io.ReadFull(r, data); err != nil {
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return errPath(path, "it ended at byte %d, and was to have %d: did it change?", n, len(data))
-		}
-		return errPath(path, "read: %w", err)
+		return readFailed(path, int64(n), int64(len(data)), err)
 	}
 	f.stats.bytes.Add(uint64(len(data)))
 	f.sums.add(0, data)

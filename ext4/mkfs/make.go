@@ -120,7 +120,19 @@ func (f *Builder) date() {
 
 // contents writes the contents that could wait.
 func (f *Builder) contents(ctx context.Context) error {
-	return f.t.walk(func(id nodeID) error {
+	type started struct {
+		id nodeID
+		c  Content
+	}
+	ahead := newReadAhead()
+	defer ahead.close()
+	var queue []started
+	next := func() error {
+		s := queue[0]
+		queue = queue[1:]
+		return f.write(ctx, s.id, s.c)
+	}
+	err := f.t.walk(func(id nodeID) error {
 		n := f.t.node(id)
 		if n.state&nodeAlias != 0 || n.mode.Type() != disk.ModeReg || n.detail == 0 {
 			return nil
@@ -131,8 +143,18 @@ func (f *Builder) contents(ctx context.Context) error {
 			return nil
 		}
 		d.content = nil
-		return f.write(ctx, id, c)
+		if len(queue) == aheadFiles {
+			if err := next(); err != nil {
+				return err
+			}
+		}
+		queue = append(queue, started{id, ahead.start(c)})
+		return nil
 	})
+	for err == nil && len(queue) > 0 {
+		err = next()
+	}
+	return err
 }
 
 // identify gives the file system the UUID and the hash seed that were asked
