@@ -2,6 +2,7 @@ package mkfs
 
 import (
 	"context"
+	"errors"
 
 	"e4go/ext4/disk"
 )
@@ -9,13 +10,9 @@ import (
 // itableWriter writes inodes into their tables, many blocks at a time. They come
 // in the order of their numbers, but for the first, which are kept to the end.
 type itableWriter struct {
-	v      *volume
-	first  disk.PBlock // where blocks go
-	blocks []byte
+	blockRun
 	pinned map[disk.PBlock][]byte
 }
-
-const itableWrite = 256 << 10 // bytes of one write
 
 // put writes an inode.
 func (t *itableWriter) put(ino disk.Ino, in *inode) error {
@@ -53,32 +50,6 @@ func (t *itableWriter) put(ino disk.Ino, in *inode) error {
 	return nil
 }
 
-// block is the block at, which is not before the last one.
-func (t *itableWriter) block(at disk.PBlock) ([]byte, error) {
-	bs := t.v.sb.BlockSize()
-	end := t.first + disk.PBlock(len(t.blocks)/bs)
-	if len(t.blocks) > 0 && at == end-1 {
-		return t.blocks[len(t.blocks)-bs:], nil
-	}
-	if at != end || len(t.blocks) >= itableWrite {
-		if err := t.flush(); err != nil {
-			return nil, err
-		}
-		t.first = at
-	}
-	t.blocks = append(t.blocks, make([]byte, bs)...)
-	return t.blocks[len(t.blocks)-bs:], nil
-}
-
-func (t *itableWriter) flush() error {
-	if len(t.blocks) == 0 {
-		return nil
-	}
-	err := t.v.writeBlock(t.first, t.blocks)
-	t.blocks = t.blocks[:0]
-	return err
-}
-
 // finish writes what is left.
 func (t *itableWriter) finish() error {
 	for at, b := range t.pinned {
@@ -96,35 +67,39 @@ func (v *volume) writeGroups(ctx context.Context, last disk.Ino, dirs []uint32) 
 	size, per := sb.GroupDescSize(), uint64(sb.DescPerBlock())
 	groups := sb.Groups()
 	var freeClusters uint64
-	var descs []byte // of one block
+	var descs []byte // a few whole blocks
 	supers := v.superGroups()
-	bitmap := make([]byte, sb.BlockSize())
+	blocks, inodes := blockRun{v: v}, blockRun{v: v} // bitmaps; with flex_bg they lie together
 	for g := range groups {
 		if g%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if g%per == 0 {
-			descs = make([]byte, sb.BlockSize())
+			descs = append(descs, make([]byte, sb.BlockSize())...)
 		}
 		d := disk.GroupDesc{BlockBitmap: v.blockBitmap[g], InodeBitmap: v.inodeBitmap[g], InodeTable: v.inodeTable[g], UsedDirs: dirs[g]}
-		if err := v.blockBitmapOf(g, &d, bitmap); err != nil {
+		if err := v.blockBitmapOf(g, &d, &blocks); err != nil {
 			return err
 		}
 		freeClusters += uint64(d.FreeClusters)
-		if err := v.inodesOf(g, &d, last, bitmap); err != nil {
+		if err := v.inodesOf(g, &d, last, &inodes); err != nil {
 			return err
 		}
-		raw := descs[g%per*uint64(size):][:size]
+		raw := descs[len(descs)-sb.BlockSize()+int(g%per)*size:][:size]
 		d.Put(raw)
 		if sb.DescChecksums() {
 			d.Checksum = disk.GroupDescChecksum(sb, disk.Group(g), raw)
 			d.Put(raw)
 		}
-		if g%per == per-1 || g == groups-1 {
-			if err := v.writeDescs(g/per, descs, supers); err != nil {
+		if g%per == per-1 && len(descs) >= runSize || g == groups-1 {
+			if err := v.writeDescs(g/per+1, descs, supers); err != nil {
 				return err
 			}
+			descs = descs[:0]
 		}
+	}
+	if err := errors.Join(blocks.flush(), inodes.flush()); err != nil {
+		return err
 	}
 	sb.FreeBlocks = freeClusters << sb.ClusterBits()
 	sb.FreeInodes = sb.Inodes - uint32(last)
@@ -133,31 +108,35 @@ func (v *volume) writeGroups(ctx context.Context, last disk.Ino, dirs []uint32) 
 
 // blockBitmapOf fills in what a descriptor says of blocks, and writes the
 // group's bitmap unless the kernel can work it out.
-func (v *volume) blockBitmapOf(g uint64, d *disk.GroupDesc, bitmap []byte) error {
+func (v *volume) blockBitmapOf(g uint64, d *disk.GroupDesc, bitmaps *blockRun) error {
 	sb := &v.sb
 	first, end := v.group(g)
 	cb := sb.ClusterBits()
 	clusters := (uint64(end-first) + 1<<cb - 1) >> cb
-	clear(bitmap)
-	used := uint64(0)
-	for i := v.space.at(first); i < len(v.space.used) && v.space.used[i].start < end; i++ {
-		r := v.space.used[i]
-		from := uint64(max(r.start, first)-first) >> cb
-		to := (uint64(min(r.end, end)-first) + 1<<cb - 1) >> cb
-		setBits(bitmap, from, to)
-		used += to - from
+	inUse := func(fn func(from, to uint64)) {
+		for i := v.space.at(first); i < len(v.space.used) && v.space.used[i].start < end; i++ {
+			r := v.space.used[i]
+			fn(uint64(max(r.start, first)-first)>>cb, (uint64(min(r.end, end)-first)+1<<cb-1)>>cb)
+		}
 	}
+	used := uint64(0)
+	inUse(func(from, to uint64) { used += to - from })
 	d.FreeClusters = uint32(clusters - used)
 	if sb.DescChecksums() && g != sb.Groups()-1 && !v.touched[g] {
 		d.Flags |= disk.GroupBlockUninit
 		return nil
 	}
+	bitmap, err := bitmaps.block(d.BlockBitmap)
+	if err != nil {
+		return err
+	}
+	inUse(func(from, to uint64) { setBits(bitmap, from, to) })
 	n := uint64(sb.BlocksPerGroup) >> cb
 	setBits(bitmap, clusters, uint64(len(bitmap))*8)
 	if sb.MetadataCsum() {
 		d.BlockBitmapCsum = v.bitmapSum(bitmap[:n/8])
 	}
-	return v.writeBlock(d.BlockBitmap, bitmap)
+	return nil
 }
 
 func (v *volume) bitmapSum(b []byte) uint32 {
@@ -170,7 +149,7 @@ func (v *volume) bitmapSum(b []byte) uint32 {
 
 // inodesOf fills in what a descriptor says of inodes, writes the group's
 // bitmap, and zeroes of its table what may be read.
-func (v *volume) inodesOf(g uint64, d *disk.GroupDesc, last disk.Ino, bitmap []byte) error {
+func (v *volume) inodesOf(g uint64, d *disk.GroupDesc, last disk.Ino, bitmaps *blockRun) error {
 	sb := &v.sb
 	per := uint64(sb.InodesPerGroup)
 	used := min(max(uint64(last), g*per)-g*per, per)
@@ -197,13 +176,16 @@ func (v *volume) inodesOf(g uint64, d *disk.GroupDesc, last disk.Ino, bitmap []b
 		d.Flags |= disk.GroupInodeUninit
 		return nil
 	}
-	clear(bitmap)
+	bitmap, err := bitmaps.block(d.InodeBitmap)
+	if err != nil {
+		return err
+	}
 	setBits(bitmap, 0, used)
 	setBits(bitmap, per, uint64(len(bitmap))*8)
 	if sb.MetadataCsum() {
 		d.InodeBitmapCsum = v.bitmapSum(bitmap[:per/8])
 	}
-	return v.writeBlock(d.InodeBitmap, bitmap)
+	return nil
 }
 
 // setBits sets the bits [from, to).
@@ -242,25 +224,32 @@ func (v *volume) superBlock(g disk.Group) disk.PBlock {
 	return b
 }
 
-// writeDescs writes block i of the descriptors to all its copies.
-func (v *volume) writeDescs(i uint64, b []byte, supers []disk.Group) error {
-	if v.sb.Incompat.Has(disk.IncompatMetaBG) && i >= uint64(v.sb.FirstMetaBG) {
-		// In the first, second and last group of those it describes.
-		per := uint64(v.sb.DescPerBlock())
-		first := i * per
-		for _, g := range []uint64{first, first + 1, first + per - 1} {
-			if g >= v.sb.Groups() || g != first && g == first+per-1 && per <= 2 {
-				continue
-			}
-			at, _ := v.group(g)
-			if v.sb.HasSuper(disk.Group(g)) {
-				at = v.superBlock(disk.Group(g)) + 1
-			}
-			if err := v.writeBlock(at, b); err != nil {
-				return err
+// writeDescs writes blocks of the descriptors, up to the one before end, to all their copies.
+func (v *volume) writeDescs(end uint64, b []byte, supers []disk.Group) error {
+	bits, per := v.sb.BlockBits(), uint64(v.sb.DescPerBlock())
+	i := end - uint64(len(b))>>bits
+	if v.sb.Incompat.Has(disk.IncompatMetaBG) && end > uint64(v.sb.FirstMetaBG) {
+		// Each block is in the first, second and last group of those it describes.
+		for i := max(i, uint64(v.sb.FirstMetaBG)); i < end; i++ {
+			block := b[len(b)-int(end-i)<<bits:][:1<<bits]
+			first := i * per
+			for _, g := range []uint64{first, first + 1, first + per - 1} {
+				if g >= v.sb.Groups() || g != first && g == first+per-1 && per <= 2 {
+					continue
+				}
+				at, _ := v.group(g)
+				if v.sb.HasSuper(disk.Group(g)) {
+					at = v.superBlock(disk.Group(g)) + 1
+				}
+				if err := v.writeBlock(at, block); err != nil {
+					return err
+				}
 			}
 		}
-		return nil
+		if i >= uint64(v.sb.FirstMetaBG) {
+			return nil
+		}
+		b = b[:int(uint64(v.sb.FirstMetaBG)-i)<<bits]
 	}
 	for _, g := range supers {
 		if err := v.writeBlock(v.superBlock(g)+1+disk.PBlock(i), b); err != nil {

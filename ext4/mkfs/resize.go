@@ -21,27 +21,26 @@ func (v *volume) finishResizeInode() (*inode, error) {
 	le.PutUint32(in.Block[4*(disk.DirectBlocks+1):], uint32(v.builtin.resize))
 	blocks := uint64(1)
 
-	dind, ind := make([]byte, bs), make([]byte, bs)
+	dind, inds := make([]byte, bs), blockRun{v: v}
+	backups := v.superGroups()[1:]
 	first := uint64(v.sb.FirstDataBlock) + 1 + v.p.desc
 	if v.sb.BlockSize() == 1024 && v.sb.FirstDataBlock == 0 {
 		first++ // the boot block
 	}
 	for i := range uint64(v.sb.ReservedGDT) {
 		at := first + i
-		clear(ind)
-		n := 0
-		for g := uint64(1); g < v.sb.Groups(); g++ {
-			if v.sb.HasSuper(disk.Group(g)) {
-				start, _ := v.group(g)
-				le.PutUint32(ind[4*n:], uint32(uint64(start)+at-uint64(v.sb.FirstDataBlock)))
-				n++
-			}
-		}
-		if err := v.writeBlock(disk.PBlock(at), ind); err != nil {
+		ind, err := inds.block(disk.PBlock(at))
+		if err != nil {
 			return nil, err
 		}
+		for n, g := range backups {
+			le.PutUint32(ind[4*n:], uint32(uint64(v.sb.FirstBlock(g))+at-uint64(v.sb.FirstDataBlock)))
+		}
 		le.PutUint32(dind[4*((v.p.desc+i)%per):], uint32(at))
-		blocks += uint64(1 + n)
+		blocks += uint64(1 + len(backups))
+	}
+	if err := inds.flush(); err != nil {
+		return nil, err
 	}
 	v.addBlocks(&in.Inode, blocks<<v.sb.ClusterBits()) // each block counts as a cluster
 	return in, v.writeBlock(v.builtin.resize, dind)
