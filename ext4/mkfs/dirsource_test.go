@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -344,8 +346,9 @@ func TestDirUnreadable(t *testing.T) {
 					check(os.WriteFile(filepath.Join(root, strings.TrimSuffix(name, "=")), data, 0o644))
 				}
 			}
-			for name, mode := range tt.files {
-				check(os.Chmod(filepath.Join(root, strings.TrimSuffix(name, "=")), mode))
+			names := slices.Sorted(maps.Keys(tt.files))
+			for _, name := range slices.Backward(names) { // directories last
+				check(os.Chmod(filepath.Join(root, strings.TrimSuffix(name, "=")), tt.files[name]))
 			}
 			for _, size := range []int64{0, 8 << 20} {
 				err := asNobody(func() error {

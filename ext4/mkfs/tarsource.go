@@ -77,8 +77,10 @@ var compressions = []struct {
 		return z, func() error { z.Close(); return nil }, nil
 	}},
 	{"xz", []string{"\xfd7zXZ\x00"}, func(r io.Reader) (io.Reader, func() error, error) {
-		z, err := xz.NewReader(r)
-		return z, nil, err
+		x := &xzReader{packed: r}
+		var err error
+		x.Reader, err = xz.NewReader(xzInput{x})
+		return x, nil, err
 	}},
 	{"bzip2", []string{"BZh"}, func(r io.Reader) (io.Reader, func() error, error) { return bzip2.NewReader(r), nil, nil }},
 	{"compress", []string{"\x1f\x9d"}, nil},
@@ -153,6 +155,34 @@ func (u *unpacker) Read(p []byte) (n int, err error) {
 		u.err = fmt.Errorf("%s: %w", u.name, u.err)
 	}
 	return n, u.err
+}
+
+// An xzReader wants the end of a stream to be there: package xz takes one
+// that was cut between two of its blocks for one that is complete.
+type xzReader struct {
+	io.Reader
+	packed io.Reader
+	last   [2]byte // of packed, but for the zeros behind it, which may be any number
+}
+
+func (x *xzReader) Read(p []byte) (int, error) {
+	n, err := x.Reader.Read(p)
+	if err == io.EOF && string(x.last[:]) != "YZ" {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// An xzInput is what an xzReader unpacks.
+type xzInput struct{ x *xzReader }
+
+func (i xzInput) Read(p []byte) (int, error) {
+	n, err := i.x.packed.Read(p)
+	whole := bytes.TrimRight(p[:n], "\x00")
+	for _, b := range whole[max(0, len(whole)-2):] {
+		i.x.last = [2]byte{i.x.last[1], b}
+	}
+	return n, err
 }
 
 // CanWait reports whether contents can be read when the archive has been
@@ -408,17 +438,26 @@ func (s *TarSource) content(ctx context.Context, h *tarHeader) (Content, error) 
 	case s.o.Spool != nil:
 		return s.o.Spool.add(ctx, s.tr, p)
 	}
-	return &streamContent{parts: p, r: s.tr}, nil
+	return &streamContent{parts: p, s: s}, nil
 }
 
 // streamContent is contents that come once.
 type streamContent struct {
 	parts
-	r io.Reader
+	s *TarSource
 }
 
 // Later implements [Content].
 func (c *streamContent) Later() bool { return false }
 
 // Open implements [Content].
-func (c *streamContent) Open() (Reader, error) { return c.reader(c.r), nil }
+func (c *streamContent) Open() (Reader, error) { return c.reader(c), nil }
+
+// Read reads the parts of the file.
+func (c *streamContent) Read(p []byte) (int, error) {
+	n, err := c.s.tr.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%s: %w", c.s.name, err)
+	}
+	return n, err
+}
