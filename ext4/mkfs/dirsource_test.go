@@ -3,6 +3,7 @@ package mkfs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -161,6 +162,11 @@ func TestDirChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, vanished, ""},
+		{"with holes vanishes", "d/holes", whenScanned, func(t *testing.T, root string) {
+			if err := os.Remove(root + "/d/holes"); err != nil {
+				t.Fatal(err)
+			}
+		}, vanished, ""},
 		{"vanishes when it is open", "d/file", whenOpened + " " + whenRead, func(t *testing.T, root string) {
 			if err := os.Remove(root + "/d/file"); err != nil {
 				t.Fatal(err)
@@ -242,6 +248,11 @@ func TestDirChanges(t *testing.T) {
 					for _, name := range []string{"a", "d/file", "d/last"} {
 						write(t, root+"/"+name, 0, 1<<20)
 						setTime(t, root+"/"+name)
+					}
+					if f, err := os.Create(root + "/d/holes"); err != nil {
+						t.Fatal(err)
+					} else if err = errors.Join(f.Truncate(1<<20), f.Close()); err != nil {
+						t.Fatal(err)
 					}
 					time.Sleep(20 * time.Millisecond) // the kernel's clock for files ticks each 10 ms
 					open := func(*Spool) (Source, bool, error) {

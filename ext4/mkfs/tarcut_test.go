@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"e4go/fixtures"
 )
@@ -164,5 +165,53 @@ func TestTarCompressedEndsEarly(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// So is one that changes, or is replaced in place, after it was listed.
+func TestTarChanges(t *testing.T) {
+	whole := cutTar(t)
+	for name, do := range map[string]func(path string) error{
+		"nothing":   func(string) error { return nil },
+		"grows":     func(path string) error { return os.WriteFile(path, append(bytes.Clone(whole), 0), 0o600) },
+		"shrinks":   func(path string) error { return os.Truncate(path, 2048) },
+		"is again":  func(path string) error { return os.WriteFile(path, whole, 0o600) },
+		"is erased": func(path string) error { return os.Truncate(path, 0) },
+		"has its time again": func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt([]byte("!"), 2000)
+			return errors.Join(err, f.Close(), os.Chtimes(path, time.Unix(testTime, 0), time.Unix(testTime, 0)))
+		},
+	} {
+		for _, when := range []string{whenListed, whenScanned, whenOpened, whenRead} {
+			for _, size := range []int64{0, 4 << 20} {
+				path := writeFile(t, "archive", whole)
+				if err := os.Chtimes(path, time.Unix(testTime, 0), time.Unix(testTime, 0)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(20 * time.Millisecond) // the kernel's clock for files ticks each 10 ms
+				open := func(spool *Spool) (Source, bool, error) {
+					src, wait, err := fromFile(path, TarOptions{})(spool)
+					return &meddler{src, "d/file", when, func() {
+						if err := do(path); err != nil {
+							t.Error(err)
+						}
+					}}, wait, err
+				}
+				dir := t.TempDir()
+				_, _, err := fill(dir, filepath.Join(dir, "image"), parseArgs(t, nil), size, nil, open)
+				list, _ := os.ReadDir(dir)
+				switch {
+				case name == "nothing" && err == nil && len(list) == 1:
+				case name == "nothing" || err == nil || !strings.Contains(err.Error(), "archive changed while") && !strings.Contains(err.Error(), "/d/file: it ended at"):
+					t.Errorf("%s when %s, size %d: %v", name, when, size, err)
+				case len(list) != 0:
+					t.Errorf("%s when %s, size %d: it leaves %v", name, when, size, list)
+				}
+			}
+		}
 	}
 }

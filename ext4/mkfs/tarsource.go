@@ -19,6 +19,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
 )
 
 // TarOptions say how an archive is read.
@@ -41,6 +42,7 @@ type TarSource struct {
 	name   string
 	o      TarOptions
 	tr     *tarReader
+	was    unix.Stat_t // of tr.file, when it was opened
 	closes []func() error
 }
 
@@ -103,6 +105,9 @@ func (s *TarSource) open(f *os.File) error {
 		}
 		if end > at { // else there is nothing, or its size is not known
 			s.tr.file, s.tr.end, s.tr.at = f, end, at
+			if err := unix.Fstat(int(f.Fd()), &s.was); err != nil {
+				return err
+			}
 		}
 	}
 	r := bufio.NewReaderSize(f, 128<<10)
@@ -185,6 +190,21 @@ func (i xzInput) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// unchanged fails if an archive that is read again is not what it was.
+func (s *TarSource) unchanged() error {
+	if s.tr.file == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(s.tr.file.Fd()), &st); err != nil {
+		return fmt.Errorf("stat %s: %w", s.name, err)
+	}
+	if st.Size != s.was.Size || st.Mtim != s.was.Mtim || st.Ctim != s.was.Ctim {
+		return fmt.Errorf("%s changed while it was being read", s.name)
+	}
+	return nil
+}
+
 // CanWait reports whether contents can be read when the archive has been
 // listed, without a spool.
 func (s *TarSource) CanWait() bool { return s.tr.file != nil }
@@ -204,6 +224,9 @@ func (s *TarSource) Next(ctx context.Context) (*Entry, error) {
 	for {
 		h, err := s.tr.next(ctx)
 		if err == io.EOF {
+			if err := s.unchanged(); err != nil {
+				return nil, err
+			}
 			if err = s.tr.drain(ctx); err == nil {
 				return nil, io.EOF
 			}
@@ -434,7 +457,7 @@ func (s *TarSource) content(ctx context.Context, h *tarHeader) (Content, error) 
 	}
 	switch {
 	case s.tr.file != nil:
-		return &sectionContent{parts: p, f: s.tr.file, at: s.tr.at}, nil
+		return &sectionContent{parts: p, f: s.tr.file, at: s.tr.at, s: s}, nil
 	case s.o.Spool != nil:
 		return s.o.Spool.add(ctx, s.tr, p)
 	}
