@@ -234,7 +234,7 @@ func (w *finisher) symlink(in *inode, n *node, d *detail) (inline []byte, err er
 		copy(in.Block[:], target)
 		return nil, nil
 	}
-	if room, _ := w.v.inlineRoom(w.t.xattrs[n.xattrs]); len(target) <= room {
+	if len(target) <= w.v.inlineLinkRoom(w.t.xattrs[n.xattrs]) {
 		return target, nil
 	}
 	if len(target) >= w.v.sb.BlockSize() {

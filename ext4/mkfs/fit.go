@@ -184,7 +184,7 @@ func (f *Builder) need(v *volume) (need, error) {
 				n.blocks += b
 			}
 		case disk.ModeLink:
-			if inline = x.size <= int64(room) && x.size >= disk.IBlockSize; !inline && x.size >= disk.IBlockSize {
+			if inline = x.size <= int64(v.inlineLinkRoom(set)) && x.size >= disk.IBlockSize; !inline && x.size >= disk.IBlockSize {
 				add(1)
 			}
 		}

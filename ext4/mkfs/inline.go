@@ -32,6 +32,17 @@ func (v *volume) inlineRoom(x *xattrs) (n int, xattrsInBody bool) {
 	return 0, false
 }
 
+// inlineLinkRoom is the same for the target of a symbolic link. A link does not
+// move its xattrs to a block: e2fsck does not look for one where a target is
+// inline, and would have its block be free.
+func (v *volume) inlineLinkRoom(x *xattrs) int {
+	n, xattrsInBody := v.inlineRoom(x)
+	if !xattrsInBody {
+		return 0
+	}
+	return n
+}
+
 // inline reports whether a file's contents fit into its inode.
 func (f *Builder) inline(id nodeID, size int64) bool {
 	n, _ := f.v.inlineRoom(f.t.xattrs[f.t.node(id).xattrs])
