@@ -130,6 +130,7 @@ func TestTarCompressedEndsEarly(t *testing.T) {
 	}
 	for _, args := range [][]string{{"gzip"}, {"zstd", "-q"}, {"zstd", "-q", "--no-check"}, {"xz"}, {"bzip2"}} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			t.Parallel()
 			fixtures.Need(t, args[0])
 			pack := func(data []byte) []byte {
 				cmd := exec.Command(args[0], args[1:]...)
