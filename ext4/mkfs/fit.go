@@ -108,6 +108,13 @@ func (s *fitter) fits(size int64) (*Params, error) {
 			}
 			s.known[key] = n
 		}
+		if bs := v.sb.BlockSize(); n.link >= bs {
+			err := fmt.Errorf("%w: the target of a symbolic link has %d bytes, more than a block of %d holds", errDoesNotFit, n.link, bs)
+			if o.BlockSize != 0 {
+				s.failed = err
+			}
+			return nil, err
+		}
 		if first && !given {
 			// Each group's share is rounded to a multiple of 8, perhaps down.
 			inodes = n.inodes + 8*v.sb.Groups()
@@ -127,7 +134,10 @@ func (s *fitter) fits(size int64) (*Params, error) {
 }
 
 // need is what a tree takes.
-type need struct{ blocks, inodes uint64 }
+type need struct {
+	blocks, inodes uint64
+	link           int // bytes of the longest target of a link that takes a block
+}
 
 // needKey is what a need depends on.
 type needKey struct {
@@ -185,6 +195,7 @@ func (f *Builder) need(v *volume) (need, error) {
 			}
 		case disk.ModeLink:
 			if inline = x.size <= int64(v.inlineLinkRoom(set)) && x.size >= disk.IBlockSize; !inline && x.size >= disk.IBlockSize {
+				n.link = max(n.link, int(x.size))
 				add(1)
 			}
 		}

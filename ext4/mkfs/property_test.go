@@ -201,7 +201,7 @@ func (r *randomTree) setXattrs(p string, kind disk.Mode) {
 // acl is a valid POSIX ACL with names.
 func (r *randomTree) acl() []byte {
 	perm := func() uint16 { return uint16(r.rng.IntN(8)) }
-	acl := []disk.ACLEntry{{Tag: disk.ACLUserObj, Perm: 6 | perm(), ID: 1<<32 - 1}}
+	acl := []disk.ACLEntry{{Tag: disk.ACLUserObj, Perm: 7, ID: 1<<32 - 1}}
 	for i := range r.rng.IntN(4) {
 		acl = append(acl, disk.ACLEntry{Tag: disk.ACLUser, Perm: perm(), ID: uint32(1000*i) + r.rng.Uint32N(1000)})
 	}
