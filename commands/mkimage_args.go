@@ -386,9 +386,12 @@ func (r *mkimageRequest) owners(c *cli.Context) error {
 			from, list = g, groups
 		}
 		n, err := strconv.ParseUint(to, 10, 32)
-		_, ferr := strconv.ParseUint(from, 10, 32)
-		if !ok || err != nil || ferr != nil && from != "*" {
-			return usagef("--map-owner %s: want FROM=TO for users, :FROM=TO for groups, of numbers or * for FROM", s)
+		old, ferr := strconv.ParseUint(from, 10, 32)
+		if !ok || err != nil || n == 1<<32-1 || ferr != nil && from != "*" {
+			return usagef("--map-owner %s: want FROM=TO for users, :FROM=TO for groups, of numbers below 2^32-1 or * for FROM", s)
+		}
+		if from != "*" {
+			from = strconv.FormatUint(old, 10) // without zeros before it
 		}
 		list[from] = uint32(n)
 	}

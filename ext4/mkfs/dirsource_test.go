@@ -7,10 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -163,6 +165,11 @@ func TestDirChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, vanished, ""},
+		{"with holes vanishes", "d/holes", whenScanned, func(t *testing.T, root string) {
+			if err := os.Remove(root + "/d/holes"); err != nil {
+				t.Fatal(err)
+			}
+		}, vanished, ""},
 		{"vanishes when it is open", "d/file", whenOpened + " " + whenRead, func(t *testing.T, root string) {
 			if err := os.Remove(root + "/d/file"); err != nil {
 				t.Fatal(err)
@@ -244,6 +251,11 @@ func TestDirChanges(t *testing.T) {
 					for _, name := range []string{"a", "d/file", "d/last"} {
 						write(t, root+"/"+name, 0, 1<<20)
 						setTime(t, root+"/"+name)
+					}
+					if f, err := os.Create(root + "/d/holes"); err != nil {
+						t.Fatal(err)
+					} else if err = errors.Join(f.Truncate(1<<20), f.Close()); err != nil {
+						t.Fatal(err)
 					}
 					time.Sleep(20 * time.Millisecond) // the kernel's clock for files ticks each 10 ms
 					open := func(*Spool) (Source, bool, error) {
@@ -363,8 +375,9 @@ func TestDirUnreadable(t *testing.T) {
 					check(os.WriteFile(filepath.Join(root, strings.TrimSuffix(name, "=")), data, 0o644))
 				}
 			}
-			for name, mode := range tt.files {
-				check(os.Chmod(filepath.Join(root, strings.TrimSuffix(name, "=")), mode))
+			names := slices.Sorted(maps.Keys(tt.files))
+			for _, name := range slices.Backward(names) { // directories last
+				check(os.Chmod(filepath.Join(root, strings.TrimSuffix(name, "=")), tt.files[name]))
 			}
 			for _, size := range []int64{0, 8 << 20} {
 				err := fillDir(t, root, dir, size)

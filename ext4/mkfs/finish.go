@@ -184,8 +184,7 @@ func (w *finisher) inode(id nodeID) (*inode, error) {
 		}
 		w.fileMap(in, n, d)
 	case disk.ModeLink:
-		var err error
-		if inline, err = w.symlink(in, n, d); err != nil {
+		if err := w.symlink(in, d); err != nil {
 			return nil, err
 		}
 	case disk.ModeChar, disk.ModeBlock:
@@ -227,20 +226,19 @@ func (v *volume) mappedBlocks(list []disk.Extent) uint64 {
 	return n << cb
 }
 
-// symlink stores a target: in i_block if it is short, inline if it can be, or in a block.
-func (w *finisher) symlink(in *inode, n *node, d *detail) (inline []byte, err error) {
+// symlink stores a target: in i_block if it is short, or in a block. As the kernel does,
+// and unlike mke2fs, it makes none inline: e2fsck neither looks at the xattrs of
+// such a link nor counts it for the quota.
+func (w *finisher) symlink(in *inode, d *detail) error {
 	target := []byte(d.target)
 	if len(target) < disk.IBlockSize {
 		copy(in.Block[:], target)
-		return nil, nil
-	}
-	if room, _ := w.v.inlineRoom(w.t.xattrs[n.xattrs]); len(target) <= room {
-		return target, nil
+		return nil
 	}
 	if len(target) >= w.v.sb.BlockSize() {
-		return nil, fmt.Errorf("the target of the symbolic link has %d bytes, more than fit into a block", len(target))
+		return fmt.Errorf("the target of the symbolic link has %d bytes, more than fit into a block", len(target))
 	}
-	return nil, w.v.store(in, target)
+	return w.v.store(in, target)
 }
 
 // directory writes a directory.

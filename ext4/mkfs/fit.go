@@ -31,7 +31,10 @@ func (f *Builder) Fit(free Free) (*Params, error) {
 			high = min(2*high, end-4096)
 			p, err := s.fits(high)
 			if err == nil {
-				return s.between(low, high, p), nil
+				return s.between(low, high, p)
+			}
+			if s.failed != nil {
+				return nil, s.failed
 			}
 			if first == nil || errors.Is(err, errDoesNotFit) {
 				first = err
@@ -50,23 +53,27 @@ func (f *Builder) Fit(free Free) (*Params, error) {
 
 // A fitter tries sizes.
 type fitter struct {
-	f     *Builder
-	free  Free
-	known map[needKey]need
+	f      *Builder
+	free   Free
+	known  map[needKey]need
+	failed error // of a source, whatever the size
 }
 
 // between halves the sizes between one that is too small and one that is not.
-func (s *fitter) between(low, high int64, best *Params) *Params {
+func (s *fitter) between(low, high int64, best *Params) (*Params, error) {
 	for low+4096 < high {
 		middle := (low + high) / 2 / 4096 * 4096
 		p, err := s.fits(middle)
-		if err != nil {
+		switch {
+		case s.failed != nil:
+			return nil, s.failed
+		case err != nil:
 			low = middle
-			continue
+		default:
+			best, high = p, middle
 		}
-		best, high = p, middle
 	}
-	return best
+	return best, nil
 }
 
 var errDoesNotFit = errors.New("the contents do not fit")
@@ -96,9 +103,17 @@ func (s *fitter) fits(size int64) (*Params, error) {
 		n, ok := s.known[key]
 		if !ok {
 			if n, err = f.need(v); err != nil {
+				s.failed = err
 				return nil, err
 			}
 			s.known[key] = n
+		}
+		if bs := v.sb.BlockSize(); n.link >= bs {
+			err := fmt.Errorf("%w: the target of a symbolic link has %d bytes, more than a block of %d holds", errDoesNotFit, n.link, bs)
+			if o.BlockSize != 0 {
+				s.failed = err
+			}
+			return nil, err
 		}
 		if first && !given {
 			// Each group's share is rounded to a multiple of 8, perhaps down.
@@ -119,7 +134,10 @@ func (s *fitter) fits(size int64) (*Params, error) {
 }
 
 // need is what a tree takes.
-type need struct{ blocks, inodes uint64 }
+type need struct {
+	blocks, inodes uint64
+	link           int // bytes of the longest target of a link that takes a block
+}
 
 // needKey is what a need depends on.
 type needKey struct {
@@ -133,7 +151,8 @@ func needKeyOf(sb *disk.Superblock) needKey {
 }
 
 // need counts the blocks that the tree takes in the volume v; directories by
-// the most that they can take, since the order of their hashes is not known.
+// the most that they can take, since the order of their hashes is not known. Its errors
+// are those of sources.
 func (f *Builder) need(v *volume) (need, error) {
 	n := need{inodes: uint64(v.sb.FirstIno)} // those that are reserved, and the orphan file
 	var use usages
@@ -175,7 +194,8 @@ func (f *Builder) need(v *volume) (need, error) {
 				n.blocks += b
 			}
 		case disk.ModeLink:
-			if inline = x.size <= int64(room) && x.size >= disk.IBlockSize; !inline && x.size >= disk.IBlockSize {
+			if x.size >= disk.IBlockSize {
+				n.link = max(n.link, int(x.size))
 				add(1)
 			}
 		}

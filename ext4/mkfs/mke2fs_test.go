@@ -82,6 +82,14 @@ func (u UUID) text() string {
 // runMke2fs makes an image as mke2fs does.
 func runMke2fs(t testing.TB, img string, size int64, args ...string) {
 	t.Helper()
+	if err := tryMke2fs(t, img, size, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tryMke2fs likewise; mke2fs may refuse.
+func tryMke2fs(t testing.TB, img string, size int64, args ...string) error {
+	t.Helper()
 	fixtures.Need(t, "mke2fs")
 	conf := filepath.Join(t.TempDir(), "mke2fs.conf")
 	if err := os.WriteFile(conf, []byte(mke2fsConf), 0o644); err != nil {
@@ -115,8 +123,9 @@ func runMke2fs(t testing.TB, img string, size int64, args ...string) {
 	cmd := exec.Command("mke2fs", append(append([]string{"-q", "-F", "-U", testUUID.text(), "-E", extended}, rest...), img)...)
 	cmd.Env = append(os.Environ(), "MKE2FS_CONFIG="+conf, "E2FSPROGS_FAKE_TIME="+strconv.Itoa(testTime))
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v: %s", cmd.Args, err, out)
+		return fmt.Errorf("%v: %w: %s", cmd.Args, err, out)
 	}
+	return nil
 }
 
 // parseArgs understands the options of mke2fs that the tests use.

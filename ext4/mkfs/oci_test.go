@@ -158,6 +158,7 @@ func TestLayers(t *testing.T) {
 	for _, set := range []string{"-b 4096", "-b 1024 -O bigalloc -C 16384", "-t ext2 -b 1024 -I 256", "-b 4096 -O inline_data"} {
 		for _, how := range []string{"auto", "file", "pipe"} {
 			t.Run(set+" "+how, func(t *testing.T) {
+				t.Parallel()
 				var open []opener
 				size := int64(32 << 20)
 				for _, data := range layers {

@@ -53,11 +53,12 @@ func (s *Spool) add(ctx context.Context, r io.Reader, p parts) (Content, error) 
 	return c, nil
 }
 
-// sectionContent is contents that are a section of a file that nobody else changes.
+// sectionContent is contents that are a section of a file.
 type sectionContent struct {
 	parts
 	f  *os.File
 	at int64
+	s  *TarSource // whose archive f is; nil for a spool, which nobody else changes
 }
 
 // Later implements [Content].
@@ -65,7 +66,20 @@ func (c *sectionContent) Later() bool { return true }
 
 // Open implements [Content].
 func (c *sectionContent) Open() (Reader, error) {
-	return c.reader(io.NewSectionReader(c.f, c.at, c.stored)), nil
+	return &sectionReader{c.reader(io.NewSectionReader(c.f, c.at, c.stored)), c.s}, nil
+}
+
+type sectionReader struct {
+	*partsReader
+	s *TarSource
+}
+
+// Close implements [Reader]. It fails if the archive has changed meanwhile.
+func (r *sectionReader) Close() error {
+	if r.s == nil {
+		return nil
+	}
+	return r.s.unchanged()
 }
 
 // parts are what is not in the holes of a file. They are stored one behind the other.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
 )
 
 // TarOptions say how an archive is read.
@@ -45,6 +46,7 @@ type TarSource struct {
 	name   string
 	o      TarOptions
 	tr     *tarReader
+	was    unix.Stat_t // of tr.file, when it was opened
 	closes []func() error
 }
 
@@ -81,8 +83,10 @@ var compressions = []struct {
 		return z, func() error { z.Close(); return nil }, nil
 	}},
 	{"xz", []string{"\xfd7zXZ\x00"}, func(r io.Reader) (io.Reader, func() error, error) {
-		z, err := xz.NewReader(r)
-		return z, nil, err
+		x := &xzReader{packed: r}
+		var err error
+		x.Reader, err = xz.NewReader(xzInput{x})
+		return x, nil, err
 	}},
 	{"bzip2", []string{"BZh"}, func(r io.Reader) (io.Reader, func() error, error) { return bzip2.NewReader(r), nil, nil }},
 	{"compress", []string{"\x1f\x9d"}, nil},
@@ -105,6 +109,9 @@ func (s *TarSource) open(f *os.File) error {
 		}
 		if end > at { // else there is nothing, or its size is not known
 			s.tr.file, s.tr.end, s.tr.at = f, end, at
+			if err := unix.Fstat(int(f.Fd()), &s.was); err != nil {
+				return err
+			}
 		}
 	}
 	var in io.Reader = f
@@ -163,6 +170,49 @@ func (u *unpacker) Read(p []byte) (n int, err error) {
 	return n, u.err
 }
 
+// An xzReader wants the end of a stream to be there: package xz takes one
+// that was cut between two of its blocks for one that is complete.
+type xzReader struct {
+	io.Reader
+	packed io.Reader
+	last   [2]byte // of packed, but for the zeros behind it, which may be any number
+}
+
+func (x *xzReader) Read(p []byte) (int, error) {
+	n, err := x.Reader.Read(p)
+	if err == io.EOF && string(x.last[:]) != "YZ" {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// An xzInput is what an xzReader unpacks.
+type xzInput struct{ x *xzReader }
+
+func (i xzInput) Read(p []byte) (int, error) {
+	n, err := i.x.packed.Read(p)
+	whole := bytes.TrimRight(p[:n], "\x00")
+	for _, b := range whole[max(0, len(whole)-2):] {
+		i.x.last = [2]byte{i.x.last[1], b}
+	}
+	return n, err
+}
+
+// unchanged fails if an archive that is read again is not what it was.
+func (s *TarSource) unchanged() error {
+	if s.tr.file == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(s.tr.file.Fd()), &st); err != nil {
+		return fmt.Errorf("stat %s: %w", s.name, err)
+	}
+	if st.Size != s.was.Size || st.Mtim != s.was.Mtim || st.Ctim != s.was.Ctim {
+		return fmt.Errorf("%s changed while it was being read", s.name)
+	}
+	return nil
+}
+
 // CanWait reports whether contents can be read when the archive has been
 // listed, without a spool.
 func (s *TarSource) CanWait() bool { return s.tr.file != nil }
@@ -182,6 +232,9 @@ func (s *TarSource) Next(ctx context.Context) (*Entry, error) {
 	for {
 		h, err := s.tr.next(ctx)
 		if err == io.EOF {
+			if err := s.unchanged(); err != nil {
+				return nil, err
+			}
 			if err = s.tr.drain(ctx); err == nil {
 				return nil, io.EOF
 			}
@@ -412,21 +465,30 @@ func (s *TarSource) content(ctx context.Context, h *tarHeader) (Content, error) 
 	}
 	switch {
 	case s.tr.file != nil:
-		return &sectionContent{parts: p, f: s.tr.file, at: s.tr.at}, nil
+		return &sectionContent{parts: p, f: s.tr.file, at: s.tr.at, s: s}, nil
 	case s.o.Spool != nil:
 		return s.o.Spool.add(ctx, s.tr, p)
 	}
-	return &streamContent{parts: p, r: s.tr}, nil
+	return &streamContent{parts: p, s: s}, nil
 }
 
 // streamContent is contents that come once.
 type streamContent struct {
 	parts
-	r io.Reader
+	s *TarSource
 }
 
 // Later implements [Content].
 func (c *streamContent) Later() bool { return false }
 
 // Open implements [Content].
-func (c *streamContent) Open() (Reader, error) { return c.reader(c.r), nil }
+func (c *streamContent) Open() (Reader, error) { return c.reader(c), nil }
+
+// Read reads the parts of the file.
+func (c *streamContent) Read(p []byte) (int, error) {
+	n, err := c.s.tr.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%s: %w", c.s.name, err)
+	}
+	return n, err
+}

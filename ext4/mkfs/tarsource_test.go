@@ -282,6 +282,7 @@ func TestTarIsExtracted(t *testing.T) {
 	fixtures.Need(t, "root", "loop", "e2fsck", "tar", "setfacl")
 	for _, tt := range tarCases() {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			data := tt.data(t)
 			archive := writeFile(t, "archive", data)
 			want := extract(t, archive)
