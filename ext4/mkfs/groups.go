@@ -3,6 +3,7 @@ package mkfs
 import (
 	"context"
 	"errors"
+	"math"
 
 	"e4go/ext4/disk"
 )
@@ -287,7 +288,7 @@ func (v *volume) writeSupers(supers []disk.Group) error {
 // encodeSuper is group g's copy of the superblock.
 func (v *volume) encodeSuper(g disk.Group) []byte {
 	sb := v.sb
-	sb.BlockGroup = uint16(g)
+	sb.BlockGroup = uint16(min(g, math.MaxUint16)) // the largest stands for those above, too
 	if g != 0 {
 		// A backup never says that all is well: whoever uses it has to check.
 		sb.State &^= disk.StateValid

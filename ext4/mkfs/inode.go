@@ -8,6 +8,7 @@ import (
 type inode struct {
 	disk.Inode
 	tree   []disk.Extent // its extents, when they do not fit into i_block
+	node   disk.PBlock   // where their nodes are looked for; 0 is behind the first extent
 	body   []xattr       // that stand in the inode itself
 	eaRefs int           // values in inodes of their own
 }
@@ -164,6 +165,10 @@ func (v *volume) writeExtentTree(ino disk.Ino, in *inode) error {
 	per := (bs - disk.ExtentHeaderSize) / disk.ExtentSize
 	seed := disk.InodeSeed(v.sb.Seed(), ino, in.Generation)
 	node := make([]byte, bs)
+	goal := in.tree[0].Start
+	if in.node != 0 {
+		goal = in.node
+	}
 	emit := func(depth, n int, fill func(i int, entry []byte)) (disk.PBlock, error) {
 		clear(node)
 		disk.ExtentHeader{Magic: disk.ExtentMagic, Entries: uint16(n), Max: uint16(per), Depth: uint16(depth)}.Put(node)
@@ -173,7 +178,7 @@ func (v *volume) writeExtentTree(ino disk.Ino, in *inode) error {
 		if v.sb.MetadataCsum() {
 			disk.PutExtentChecksum(seed, node)
 		}
-		b, err := v.alloc("a node of an extent tree", in.tree[0].Start, 1)
+		b, err := v.alloc("a node of an extent tree", goal, 1)
 		if err != nil {
 			return 0, err
 		}

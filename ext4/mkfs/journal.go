@@ -104,7 +104,16 @@ func (v *volume) placeJournal() error {
 			return err
 		}
 		v.builtin.journal = runs
-		setExtents(in, extents(0, runs, false))
+		list := extents(0, runs, false)
+		setExtents(in, list)
+		if in.tree != nil {
+			// mke2fs comes to have a node when the inode is full. It takes the block before
+			// the journal, and what was in the inode is still there behind the first entry.
+			in.node = list[0].Start - 1
+			for i, e := range list[1:4] {
+				e.Put(disk.ExtentEntry(in.Block[:], 1+i))
+			}
+		}
 		v.addBlocks(&in.Inode, v.clusterBlocks(n))
 	} else if err := v.mapJournal(in, n); err != nil {
 		return err
