@@ -66,6 +66,10 @@ func (m *mapWalk) problem(k *Kind, blk disk.PBlock, off int, have, want string) 
 // maxNodes bounds the blocks of one map that are read: more than the largest file has.
 const maxNodes = 1 << 24
 
+// mayRevisit is how often in all, in one pass, blocks that lead to others may be followed
+// again: sound file systems need none, and damaged ones few.
+func (c *checker) mayRevisit() int64 { return int64(min(c.blocks, 1<<62)/4) + 1024 }
+
 // mayFollow reports whether the map may be followed into one more block. again
 // says that something has led to that before, or that it was for nothing. parent
 // is where its number stands.
