@@ -163,7 +163,7 @@ type window struct {
 }
 
 const (
-	aheadBytes = 1 << 20 // read ahead for one batch
+	aheadBytes = 256 << 10 // read ahead for one batch
 	aheadGap   = 8       // blocks that are read along to save a read
 )
 

@@ -130,6 +130,7 @@ type checker struct {
 	lostFound atomic.Uint32 // the inode of /lost+found, 0 if there is none
 	revisits  atomic.Int64  // blocks of maps that may still be followed again
 	memory    atomic.Int64  // bytes that lists have taken
+	pool      []*worker     // one for each goroutine of a pass; their buffers are used again
 
 	mu   sync.Mutex // guards what follows
 	done progress
@@ -234,9 +235,12 @@ func (c *checker) workers(fn func(w *worker) error) error {
 		once  sync.Once
 		first error
 	)
-	for range c.opts.Workers {
+	for len(c.pool) < c.opts.Workers {
+		c.pool = append(c.pool, &worker{c: c})
+	}
+	for _, w := range c.pool {
+		w.ctx, w.err, w.accounted = ctx, nil, 0
 		wg.Go(func() {
-			w := &worker{c: c, ctx: ctx}
 			if err := fn(w); err != nil {
 				once.Do(func() { first = err })
 				cancel()
