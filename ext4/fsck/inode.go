@@ -14,6 +14,7 @@ type inodeScan struct {
 	raw     []byte
 	at      Place
 	badSum  bool   // i_checksum is wrong
+	tree    bool   // i_block holds the root of an extent tree
 	badSums []bool // likewise of all inodes of the block
 	insane  int    // how many inodes of the block are garbage
 	walk    mapWalk
@@ -105,6 +106,7 @@ func (w *worker) inodeAt(ino disk.Ino, raw []byte, blk disk.PBlock, off int) err
 	s.ino, s.raw = ino, raw
 	s.at = Place{Ino: ino, Block: blk, Off: off, OnBlock: true}
 	s.in = disk.DecodeInode(raw)
+	s.tree = looksLikeExtents(&s.in)
 	s.badSum = s.badSums[off/int(c.sb.InodeSize)]
 	if err := w.checkInode(); err != nil {
 		return err
@@ -261,12 +263,12 @@ func (w *worker) checkFlags() {
 	inUse := in.Links != 0 || ino == disk.BadIno || ino == disk.RootIno || ino == disk.JournalIno
 	switch {
 	case in.Flags.Has(disk.FlagExtents) && !extents && inUse:
-		if looksLikeExtents(in) {
+		if w.inode.tree {
 			w.problem(extentsFeature, off, "", "")
 		} else {
 			w.problem(extentsFlagOnly, off, "", "")
 		}
-	case !in.Flags.Has(disk.FlagExtents) && extents && (kind == disk.ModeReg || kind == disk.ModeDir) && inUse && looksLikeExtents(in):
+	case !in.Flags.Has(disk.FlagExtents) && extents && (kind == disk.ModeReg || kind == disk.ModeDir) && inUse && w.inode.tree:
 		w.problem(extentsNoFlag, off, "", "")
 	}
 }
@@ -281,7 +283,7 @@ func (w *worker) checkBothFlags() {
 		w.problem(inodeSpecialFlags, off, "", "")
 		return
 	}
-	if looksLikeExtents(in) {
+	if w.inode.tree {
 		w.problem(inlineExtentTree, off, "", "")
 	}
 	room := uint64(disk.IBlockSize)

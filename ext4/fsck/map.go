@@ -26,6 +26,12 @@ type mapWalk struct {
 	// unwritten one reads as zeros.
 	run func(l uint64, p disk.PBlock, n uint64, unwritten bool)
 
+	levels [disk.ExtentMaxDepth + 2]extentLevel // as deep as the tree
+	mapState
+}
+
+// mapState is what a walk has found so far.
+type mapState struct {
 	clusters   uint64      // in use
 	last       int64       // last block of the file that has one, -1 if none
 	lastInit   int64       // last one that is not unwritten
@@ -35,7 +41,6 @@ type mapWalk struct {
 	nodes      int         // followed
 	fragmented bool
 	lost       bool // a part of the map could not be followed
-	levels     [disk.ExtentMaxDepth + 2]extentLevel
 	isDir      bool
 	isReg      bool
 
@@ -46,10 +51,12 @@ type mapWalk struct {
 // walkMap prepares w's mapWalk for inode ino.
 func (w *worker) walkMap(ino disk.Ino, in *disk.Inode, at Place) *mapWalk {
 	m := &w.inode.walk
-	*m = mapWalk{
-		w: w, c: w.c, ino: ino, in: in, seed: disk.InodeSeed(w.c.seed, ino, in.Generation), at: at, last: -1, lastInit: -1,
-		isDir: in.Mode.Type() == disk.ModeDir, isReg: in.Mode.Type() == disk.ModeReg,
-	}
+	// One field after the other: this is done for each inode.
+	m.w, m.c, m.ino, m.in, m.at = w, w.c, ino, in, at
+	m.seed = disk.InodeSeed(w.c.seed, ino, in.Generation)
+	m.quiet, m.claim, m.run = false, nil, nil
+	m.mapState = mapState{last: -1, lastInit: -1}
+	m.isDir, m.isReg = in.Mode.Type() == disk.ModeDir, in.Mode.Type() == disk.ModeReg
 	return m
 }
 

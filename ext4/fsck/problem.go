@@ -142,7 +142,9 @@ func (p *Problem) Text() string {
 }
 
 // hex and dec are values as problems show them.
-func hex[T ~uint8 | ~uint16 | ~uint32 | ~uint64](v T) string { return "0x" + strconv.FormatUint(uint64(v), 16) }
+func hex[T ~uint8 | ~uint16 | ~uint32 | ~uint64](v T) string {
+	return "0x" + strconv.FormatUint(uint64(v), 16)
+}
 func dec[T ~int | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64](v T) string {
 	if v < 0 {
 		return strconv.FormatInt(int64(v), 10)
