@@ -251,6 +251,7 @@ func (c *checker) checkFeatures() error {
 		return &UnsupportedError{What: fmt.Sprintf("names in encoding %d", c.sb.Encoding)}
 	}
 	if c.sb.RevLevel > 1 {
+		c.superProblem(superValue, c.superAt, 0x4c, fmt.Sprintf("s_rev_level is %d", c.sb.RevLevel), "0 or 1")
 		return &UnsupportedError{What: fmt.Sprintf("revision %d of the format", c.sb.RevLevel)}
 	}
 	return nil
