@@ -60,9 +60,12 @@ func CRC32C(crc uint32, b []byte) uint32 {
 
 func crc32c(crc uint32, b []byte) uint32 { return CRC32C(crc, b) }
 
-// crc32cUint32 adds v, as four little-endian bytes.
+// crc32cUint32 adds v, as four little-endian bytes: by the table, as a slice of
+// them would be allocated, and two are added for each inode.
 func crc32cUint32(crc uint32, v uint32) uint32 {
-	var b [4]byte
-	le.PutUint32(b[:], v)
-	return crc32c(crc, b[:])
+	crc ^= v
+	for range 4 {
+		crc = castagnoli[byte(crc)] ^ crc>>8
+	}
+	return crc
 }

@@ -49,7 +49,8 @@ func (c *checker) passGroups() error {
 	if totals.unknown.Load() || len(c.groups) != int(c.sb.Groups()) {
 		return nil
 	}
-	if n := totals.freeClusters.Load(); n != c.sb.FreeBlocks {
+	// The superblock counts blocks, not clusters (EXT4_C2B).
+	if n := totals.freeClusters.Load() << c.cbits; n != c.sb.FreeBlocks {
 		c.superProblem(countBlocks, c.superAt, 0x0c, dec(c.sb.FreeBlocks), dec(n))
 	}
 	if n := totals.freeInodes.Load(); n != uint64(c.sb.FreeInodes) {

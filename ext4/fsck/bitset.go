@@ -123,8 +123,9 @@ func (s *bitset) addTo(p *page, i, k uint64, again *bitset) (before bool) {
 
 // or sets the bits of mask in word w.
 func (s *bitset) or(w, mask uint64) {
-	if p := s.page(w/pageWords, false); p != fullPage {
-		atomic.OrUint64(&p[w%pageWords], mask)
+	p := s.page(w/pageWords, false)
+	if word := &p[w%pageWords]; atomic.LoadUint64(word)&mask != mask {
+		atomic.OrUint64(word, mask)
 	}
 }
 
@@ -165,8 +166,11 @@ func (s *bitset) runs(i, end uint64, yield func(first, n uint64) bool) {
 			return
 		}
 		last := first + 1
-		for last < end && s.has(last) {
-			last++
+		for last < end {
+			n := min(uint64(bits.TrailingZeros64(^s.word(last))), end-last)
+			if last += n; n < 64 {
+				break
+			}
 		}
 		if !yield(first, last-first) {
 			return

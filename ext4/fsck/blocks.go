@@ -35,7 +35,7 @@ func (w *worker) checkBlocks(orphan bool) error {
 			w.lists.stats.FragmentedFiles++
 		}
 	}
-	if in.Flags.Has(disk.FlagExtents) && !inline && looksLikeExtents(in) {
+	if in.Flags.Has(disk.FlagExtents) && !inline && s.tree {
 		if d := disk.DecodeExtentHeader(in.Block[:]).Depth; int(d) < len(w.lists.stats.ExtentDepth) {
 			w.lists.stats.ExtentDepth[d]++
 		}

@@ -60,7 +60,7 @@ func (w *worker) directory(i uint32) error {
 		return w.inlineDirectory()
 	}
 	runs := t.runs[t.first[i]:t.first[i+1]]
-	indexed := d.info.flags&dirIndexed != 0 && d.tree.begin(w, runs)
+	indexed := d.info.flags&dirIndexed != 0 && c.revisits.Load() >= 0 && d.tree.begin(w, runs)
 	next := uint64(0)
 	for _, r := range runs {
 		if uint64(r.l) > next && !c.sb.Incompat.Has(disk.IncompatLargedir) {
@@ -70,6 +70,9 @@ func (w *worker) directory(i uint32) error {
 		for k := range r.n {
 			if w.stopped() {
 				return nil
+			}
+			if w.seenOften(r.p + disk.PBlock(k)) {
+				return nil // its blocks are others', and there is no end to it
 			}
 			d.l, d.blk, d.base = uint64(r.l+k), r.p+disk.PBlock(k), 0
 			b, err := w.dirBlock()
@@ -100,13 +103,16 @@ func (w *worker) hole(from, end uint64) {
 	w.c.rep.add(direntHole, Problem{Place: Place{Ino: d.info.ino, LBlock: from, InFile: true}, Have: have})
 }
 
+// seenOften reports whether block b is one that others claim as well, and
+// such have been read as often as they may be.
+func (w *worker) seenOften(b disk.PBlock) bool {
+	c := w.c
+	return uint64(b) < c.blocks && c.again.has(c.cluster(b)) && c.revisits.Add(-1) < 0
+}
+
 // dirBlock returns the contents of the block at hand, nil if there are none.
-// A block that others claim as well is read only as often as that may be.
 func (w *worker) dirBlock() ([]byte, error) {
 	c, d := w.c, &w.dir
-	if uint64(d.blk) < c.blocks && c.again.has(c.cluster(d.blk)) && c.revisits.Add(-1) < 0 {
-		return nil, nil
-	}
 	if b := w.ahead(d.blk); b != nil {
 		return b, nil
 	}

@@ -163,8 +163,8 @@ type window struct {
 }
 
 const (
-	aheadBytes = 1 << 20 // read ahead for one batch
-	aheadGap   = 8       // blocks that are read along to save a read
+	aheadBytes = 256 << 10 // read ahead for one batch
+	aheadGap   = 8         // blocks that are read along to save a read
 )
 
 // readAhead reads the first blocks of a batch of directories, neighbours at once.

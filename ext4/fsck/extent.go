@@ -53,6 +53,7 @@ func (m *mapWalk) extents() error {
 	if most := m.deepest(); depth > most {
 		m.problem(extentTooDeep, m.at.Block, m.at.Off+disk.IBlockOffset+6, dec(depth), dec(most))
 	}
+	clear(m.levels[:depth+1])
 	blocks := (m.in.Size + uint64(m.c.bs) - 1) >> m.c.bits
 	w := extentNodeWalk{m: m, depth: depth, eof: int64(blocks) - 1, try: true}
 	w.end = blocks

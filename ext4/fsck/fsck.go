@@ -21,7 +21,7 @@
 //
 // Nothing from the image is believed before it is compared with its limit.
 // Blocks that lead to others (nodes of maps, directories) are followed once
-// each, and again only as often, in all, as the device has blocks. Sets are
+// each, and again only as often, in all, as a quarter of the device's blocks. Sets are
 // made page by page where something is, problems are counted when there are
 // too many to keep. So the time is linear in what the image really holds, and
 // memory stays below Options.MemoryLimit or the check ends with a [*MemoryError].
@@ -130,6 +130,7 @@ type checker struct {
 	lostFound atomic.Uint32 // the inode of /lost+found, 0 if there is none
 	revisits  atomic.Int64  // blocks of maps that may still be followed again
 	memory    atomic.Int64  // bytes that lists have taken
+	pool      []*worker     // one for each goroutine of a pass; their buffers are used again
 
 	mu   sync.Mutex // guards what follows
 	done progress
@@ -158,19 +159,19 @@ func Run(ctx context.Context, dev blockdev.Device, opts Options) (*Report, error
 	c := &checker{ctx: ctx, opts: opts, raw: dev, dev: dev}
 	report := new(Report)
 	err := c.run(report)
-	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
-		report.Cancelled, err = true, nil
-	}
 	report.Super, report.SuperOffset = c.sb, c.superAt
 	report.Replayed = c.dev != c.raw
 	report.Stats = c.stats
 	report.Left = c.rep.left
 	report.Problems = c.rep.sorted()
-	if err == nil && !report.Cancelled {
+	if err == nil {
 		start := time.Now()
 		err = c.name(report.Problems)
 		report.Problems = fold(report.Problems)
 		report.Times[PassEnd] += time.Since(start)
+	}
+	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())) {
+		report.Cancelled, err = true, nil
 	}
 	return report, err
 }
@@ -234,9 +235,12 @@ func (c *checker) workers(fn func(w *worker) error) error {
 		once  sync.Once
 		first error
 	)
-	for range c.opts.Workers {
+	for len(c.pool) < c.opts.Workers {
+		c.pool = append(c.pool, &worker{c: c})
+	}
+	for _, w := range c.pool {
+		w.ctx, w.err, w.accounted = ctx, nil, 0
 		wg.Go(func() {
-			w := &worker{c: c, ctx: ctx}
 			if err := fn(w); err != nil {
 				once.Do(func() { first = err })
 				cancel()

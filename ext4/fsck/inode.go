@@ -14,7 +14,8 @@ type inodeScan struct {
 	raw     []byte
 	at      Place
 	badSum  bool   // i_checksum is wrong
-	badSums []bool // likewise of all inodes of the block
+	tree    bool   // i_block holds the root of an extent tree
+	badSums []bool // i_checksum of each inode of the block is wrong
 	insane  int    // how many inodes of the block are garbage
 	walk    mapWalk
 	nodes   [disk.ExtentMaxDepth + 2][]byte
@@ -32,70 +33,6 @@ func (w *worker) problem(k *Kind, off int, have, want string) {
 	w.c.rep.add(k, Problem{Place: at, Have: have, Want: want})
 }
 
-// insane counts the inodes in block b, the first of which is first, that are
-// garbage: their checksum is wrong, or their map none (check_inode_block_sanity).
-func (w *worker) insane(b []byte, first disk.Ino, n uint32) (bad int) {
-	c, size := w.c, int(w.c.sb.InodeSize)
-	sums := c.sb.MetadataCsum()
-	w.inode.badSums = w.inode.badSums[:0]
-	for i := range int(n) {
-		raw := b[i*size:][:size]
-		badSum := false
-		flags := disk.FileFlags(binary.LittleEndian.Uint32(raw[0x20:]))
-		switch {
-		case zero(raw):
-		case sums && storedSum(raw) != disk.InodeChecksum(c.seed, first+disk.Ino(i), raw):
-			badSum = true
-			bad++
-		case flags.Has(disk.FlagExtents):
-			if field, _, _ := extentHeader(raw[disk.IBlockOffset:][:disk.IBlockSize]); field != "" {
-				bad++
-			}
-		case w.insaneBlockMap(raw, flags):
-			bad++
-		}
-		w.inode.badSums = append(w.inode.badSums, badSum)
-	}
-	if c.sb.InodesPerBlock() < 2 {
-		return 0
-	}
-	return bad
-}
-
-// storedSum is i_checksum of the inode in raw.
-func storedSum(raw []byte) uint32 {
-	sum := uint32(binary.LittleEndian.Uint16(raw[0x7c:]))
-	if len(raw) > disk.GoodOldInodeSize && binary.LittleEndian.Uint16(raw[0x80:]) >= 4 {
-		sum |= uint32(binary.LittleEndian.Uint16(raw[0x82:])) << 16
-	}
-	return sum
-}
-
-// insaneBlockMap reports whether most of the block numbers in inode raw cannot
-// be any (block_map_looks_insane).
-func (w *worker) insaneBlockMap(raw []byte, flags disk.FileFlags) bool {
-	if binary.LittleEndian.Uint16(raw[0x1a:]) == 0 || flags.Has(disk.FlagInlineData) {
-		return false
-	}
-	in := disk.DecodeInode(raw)
-	switch in.Mode.Type() {
-	case disk.ModeReg, disk.ModeDir:
-	case disk.ModeLink:
-		if in.Size <= disk.IBlockSize {
-			return false
-		}
-	default:
-		return false
-	}
-	n := 0
-	for i := range disk.IBlockSize / 4 {
-		if b := disk.PBlock(binary.LittleEndian.Uint32(in.Block[4*i:])); b != 0 && !w.c.legal(b) {
-			n++
-		}
-	}
-	return n > disk.IBlockSize/4/2
-}
-
 // inodeAt checks one inode of a table.
 func (w *worker) inodeAt(ino disk.Ino, raw []byte, blk disk.PBlock, off int) error {
 	c, s := w.c, &w.inode
@@ -105,6 +42,7 @@ func (w *worker) inodeAt(ino disk.Ino, raw []byte, blk disk.PBlock, off int) err
 	s.ino, s.raw = ino, raw
 	s.at = Place{Ino: ino, Block: blk, Off: off, OnBlock: true}
 	s.in = disk.DecodeInode(raw)
+	s.tree = looksLikeExtents(&s.in)
 	s.badSum = s.badSums[off/int(c.sb.InodeSize)]
 	if err := w.checkInode(); err != nil {
 		return err
@@ -115,47 +53,6 @@ func (w *worker) inodeAt(ino disk.Ino, raw []byte, blk disk.PBlock, off int) err
 		c.rep.add(inodeChecksum, Problem{Place: at, Have: hex(s.in.Checksum), Want: hex(disk.InodeChecksum(c.seed, ino, raw)), classes: w.sumClasses()})
 	}
 	return nil
-}
-
-// sumClasses are the classes of a wrong checksum of the inode at hand: e2fsck does
-// not read such an inode a second time, and takes what rests upon it for damaged.
-func (w *worker) sumClasses() []Class {
-	c, in := w.c, &w.inode.in
-	classes := append([]Class{inodeChecksum.Class}, inodeChecksum.Also...)
-	if in.Mode.Type() == disk.ModeDir {
-		classes = append(classes, dirChecksum.Class)
-		if in.Flags.Has(disk.FlagIndex) {
-			classes = append(classes, htreeRoot.Class, htreeChecksum.Class, htreeNodeChecksum.Class)
-		}
-		if c.sb.Incompat.Has(disk.IncompatInlineData) {
-			classes = append(classes, treeUnconnected.Class, treeDotDot.Class, linkCount.Class)
-		}
-	}
-	if in.Flags.Has(disk.FlagInlineData) {
-		classes = append(classes, inlineMissing.Class)
-	}
-	if in.Flags.Has(disk.FlagExtents) && disk.DecodeExtentHeader(in.Block[:]).Depth > 0 {
-		classes = append(classes, extentChecksum.Class)
-	}
-	if in.Flags.Has(disk.FlagEncrypt) {
-		classes = append(classes, cryptMissing.Class, direntName.Class, direntPlain.Class)
-	}
-	if ino := w.inode.ino; c.sb.Compat.Has(disk.CompatResizeInode) {
-		switch {
-		case ino == disk.ResizeIno:
-			classes = append(classes, 0x01004e) // it would be made anew
-		case ino > disk.RootIno && ino < disk.ResizeIno:
-			// The resize inode is read as if it were this one.
-			classes = append(classes, inodeBlocks.Class, 0x050003, 0x050004, 0x050006)
-			if !zero(in.Block[:56]) {
-				classes = append(classes, blockIllegal.Class, 0x010010, 0x010011, 0x01002d)
-			}
-		}
-	}
-	if c.isQuota(w.inode.ino) {
-		classes = append(classes, quotaUsage.Class)
-	}
-	return classes
 }
 
 // zero reports whether b, whose length is a multiple of 8, holds only zeros.
@@ -261,12 +158,12 @@ func (w *worker) checkFlags() {
 	inUse := in.Links != 0 || ino == disk.BadIno || ino == disk.RootIno || ino == disk.JournalIno
 	switch {
 	case in.Flags.Has(disk.FlagExtents) && !extents && inUse:
-		if looksLikeExtents(in) {
+		if w.inode.tree {
 			w.problem(extentsFeature, off, "", "")
 		} else {
 			w.problem(extentsFlagOnly, off, "", "")
 		}
-	case !in.Flags.Has(disk.FlagExtents) && extents && (kind == disk.ModeReg || kind == disk.ModeDir) && inUse && looksLikeExtents(in):
+	case !in.Flags.Has(disk.FlagExtents) && extents && (kind == disk.ModeReg || kind == disk.ModeDir) && inUse && w.inode.tree:
 		w.problem(extentsNoFlag, off, "", "")
 	}
 }
@@ -281,7 +178,7 @@ func (w *worker) checkBothFlags() {
 		w.problem(inodeSpecialFlags, off, "", "")
 		return
 	}
-	if looksLikeExtents(in) {
+	if w.inode.tree {
 		w.problem(inlineExtentTree, off, "", "")
 	}
 	room := uint64(disk.IBlockSize)
@@ -439,6 +336,9 @@ func (w *worker) checkUnusedFields() {
 		p.Place.Off += off
 		if t := in.Mode.Type(); t != disk.ModeReg && t != disk.ModeDir {
 			p.classes = []Class{k.Class, direntType.Class} // e2fsck does not look at what type it is any more
+		}
+		if k == inodeACLBad && in.Flags.Has(disk.FlagInlineData) {
+			p.classes = append(p.classes, k.Class, inlineMissing.Class) // nor for xattrs in the inode
 		}
 		c.rep.add(k, p)
 	}

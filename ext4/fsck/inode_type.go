@@ -41,15 +41,17 @@ func (w *worker) hasBlocks() bool {
 	return !in.Flags.Has(disk.FlagInlineData)
 }
 
+// badDevice is what is said of a special file that has what only others have.
+var badDevice = [...]*Kind{disk.TypeChar: inodeCharDev, disk.TypeBlock: inodeBlockDev, disk.TypeFIFO: inodeFIFO, disk.TypeSocket: inodeSocket}
+
 // checkType judges what belongs to one type of file.
 func (w *worker) checkType(kind disk.FileType, fast bool) error {
 	c, in := w.c, &w.inode.in
-	bad := map[disk.FileType]*Kind{disk.TypeChar: inodeCharDev, disk.TypeBlock: inodeBlockDev, disk.TypeFIFO: inodeFIFO, disk.TypeSocket: inodeSocket}
 	switch kind {
 	case disk.TypeDir, disk.TypeReg:
 	case disk.TypeChar, disk.TypeBlock, disk.TypeFIFO, disk.TypeSocket:
 		if !deviceOK(in) {
-			w.problem(bad[kind], 0x20, "", "")
+			w.problem(badDevice[kind], 0x20, "", "")
 			return nil
 		}
 		if in.Flags&(disk.FlagExtents|disk.FlagInlineData) != 0 {

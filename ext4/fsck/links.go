@@ -105,7 +105,7 @@ func (l *linkPass) inode(ino disk.Ino) error {
 	if orphan && have == 0 && seen == 0 {
 		return nil
 	}
-	if d == nil && seen > 1 {
+	if seen > 1 && d == nil {
 		c.stats.Links += seen - 1
 	}
 	if seen == 0 {

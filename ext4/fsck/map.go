@@ -26,6 +26,12 @@ type mapWalk struct {
 	// unwritten one reads as zeros.
 	run func(l uint64, p disk.PBlock, n uint64, unwritten bool)
 
+	levels [disk.ExtentMaxDepth + 2]extentLevel // as deep as the tree
+	mapState
+}
+
+// mapState is what a walk has found so far.
+type mapState struct {
 	clusters   uint64      // in use
 	last       int64       // last block of the file that has one, -1 if none
 	lastInit   int64       // last one that is not unwritten
@@ -35,7 +41,6 @@ type mapWalk struct {
 	nodes      int         // followed
 	fragmented bool
 	lost       bool // a part of the map could not be followed
-	levels     [disk.ExtentMaxDepth + 2]extentLevel
 	isDir      bool
 	isReg      bool
 
@@ -46,10 +51,12 @@ type mapWalk struct {
 // walkMap prepares w's mapWalk for inode ino.
 func (w *worker) walkMap(ino disk.Ino, in *disk.Inode, at Place) *mapWalk {
 	m := &w.inode.walk
-	*m = mapWalk{
-		w: w, c: w.c, ino: ino, in: in, seed: disk.InodeSeed(w.c.seed, ino, in.Generation), at: at, last: -1, lastInit: -1,
-		isDir: in.Mode.Type() == disk.ModeDir, isReg: in.Mode.Type() == disk.ModeReg,
-	}
+	// One field after the other: this is done for each inode.
+	m.w, m.c, m.ino, m.in, m.at = w, w.c, ino, in, at
+	m.seed = disk.InodeSeed(w.c.seed, ino, in.Generation)
+	m.quiet, m.claim, m.run = false, nil, nil
+	m.mapState = mapState{last: -1, lastInit: -1}
+	m.isDir, m.isReg = in.Mode.Type() == disk.ModeDir, in.Mode.Type() == disk.ModeReg
 	return m
 }
 
@@ -65,6 +72,10 @@ func (m *mapWalk) problem(k *Kind, blk disk.PBlock, off int, have, want string) 
 
 // maxNodes bounds the blocks of one map that are read: more than the largest file has.
 const maxNodes = 1 << 24
+
+// mayRevisit is how often in all, in one pass, blocks that lead to others may be followed
+// again: sound file systems need none, and damaged ones few.
+func (c *checker) mayRevisit() int64 { return int64(min(c.blocks, 1<<62)/4) + 1024 }
 
 // mayFollow reports whether the map may be followed into one more block. again
 // says that something has led to that before, or that it was for nothing. parent

@@ -3,12 +3,9 @@ package fsck_test
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"strings"
-	"testing"
 
 	"e4go/ext4"
-	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
 )
 
@@ -39,56 +36,6 @@ func fieldsOf(text string) (out []field) {
 		}
 	}
 	return out
-}
-
-// A volume is an image that is mutated, in a file.
-type volume struct {
-	t    testing.TB
-	f    *os.File
-	fs   *ext4.FS
-	sb   disk.Superblock
-	seed uint32
-	bs   int64
-}
-
-func openVolume(t testing.TB, file string) *volume {
-	f, err := os.OpenFile(file, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	dev, err := blockdev.Open(file, blockdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { dev.Close() })
-	fs, err := ext4.Open(dev, ext4.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sb := *fs.Super()
-	return &volume{t: t, f: f, fs: fs, sb: sb, seed: sb.Seed(), bs: int64(sb.BlockSize())}
-}
-
-func (v *volume) read(at int64, n int) []byte {
-	b := make([]byte, n)
-	if _, err := v.f.ReadAt(b, at); err != nil {
-		v.t.Fatal(err)
-	}
-	return b
-}
-
-func (v *volume) write(at int64, b []byte) {
-	if _, err := v.f.WriteAt(b, at); err != nil {
-		v.t.Fatal(err)
-	}
-}
-
-// change applies fn to n bytes at at.
-func (v *volume) change(at int64, n int, fn func(b []byte)) {
-	b := v.read(at, n)
-	fn(b)
-	v.write(at, b)
 }
 
 func (v *volume) superSite() site {

@@ -33,7 +33,7 @@ func (c *checker) findOwners() error {
 		return nil
 	}
 	s := &ownerSearch{visited: newBitset(c.clusters())}
-	c.revisits.Store(int64(min(c.blocks, 1<<62)))
+	c.revisits.Store(c.mayRevisit())
 	var cursor tableCursor
 	err := c.workers(func(w *worker) error {
 		var found []share
@@ -78,6 +78,8 @@ func (w *worker) sharesOf(s *ownerSearch, found *[]share, ino disk.Ino, raw []by
 				(*found)[k].n += n
 			} else if len(*found) < maxShares/c.opts.Workers {
 				*found = append(*found, share{first, n, ino})
+			} else {
+				return false
 			}
 			return true
 		})

@@ -81,7 +81,7 @@ func (n *naming) want(ino disk.Ino) {
 func (n *naming) search() error {
 	c, t := n.c, &n.c.dirs
 	w := &worker{c: c, ctx: c.ctx}
-	c.revisits.Store(int64(min(c.blocks, 1<<62)))
+	c.revisits.Store(c.mayRevisit())
 	for from := 0; from < len(t.order); from += dirBatch {
 		if err := c.ctx.Err(); err != nil {
 			return err
@@ -123,6 +123,9 @@ func (n *naming) directory(w *worker, i uint32) error {
 			w.dir.l, w.dir.blk = uint64(r.l+k), r.p+disk.PBlock(k)
 			if uint64(w.dir.blk) >= c.blocks {
 				continue
+			}
+			if w.seenOften(w.dir.blk) {
+				return nil
 			}
 			b, err := w.dirBlock()
 			if err != nil {

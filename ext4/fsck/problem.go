@@ -2,6 +2,7 @@ package fsck
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"e4go/ext4/disk"
@@ -141,7 +142,12 @@ func (p *Problem) Text() string {
 }
 
 // hex and dec are values as problems show them.
-func hex[T ~uint8 | ~uint16 | ~uint32 | ~uint64](v T) string { return fmt.Sprintf("%#x", uint64(v)) }
+func hex[T ~uint8 | ~uint16 | ~uint32 | ~uint64](v T) string {
+	return "0x" + strconv.FormatUint(uint64(v), 16)
+}
 func dec[T ~int | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64](v T) string {
-	return fmt.Sprint(v)
+	if v < 0 {
+		return strconv.FormatInt(int64(v), 10)
+	}
+	return strconv.FormatUint(uint64(v), 10)
 }

@@ -52,7 +52,7 @@ var (
 	inodeACLHigh     = row(PassDirs, Error, "inode-file-acl-high", "i_file_acl_high is {have}, want 0", oneRepair, 0x020048)
 	inodeBlocksHigh  = row(PassDirs, Error, "inode-blocks-high", "i_blocks_high is {have}, want 0", oneRepair, 0x020044)
 	inodeSizeHigh    = row(PassDirs, Error, "directory-size-high", "i_size_high of a directory is {have}, want 0", oneRepair, 0x02000f)
-	largeFileFeature = row(PassDirs, Error, "large-file-feature", "there are files of over 2 GiB, and the feature large_file is not set", oneRepair, 0x020033)
+	largeFileFeature = row(PassDirs, Error, "large-file-feature", "there are files of over 2 GiB, and the feature large_file is not set", oneRepair, 0x020033, 0x010033)
 
 	htreeChecksum     = row(PassDirs, Error, "htree-root-checksum", "dt_checksum of the index's root is {have}, want {want}", oneRepair, 0x020049)
 	htreeNodeChecksum = row(PassDirs, Error, "htree-node-checksum", "dt_checksum of a node of the index is {have}, want {want}", oneRepair, 0x02004a)

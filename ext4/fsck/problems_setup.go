@@ -10,7 +10,7 @@ var (
 	superUnusable     = row(PassSetup, Error, "super-unusable", "{have}, want {want}", noRepair, 0x000044, 0x000004, 0x00000b)
 	superMagic        = row(PassSetup, Error, "super-magic", "no ext4 superblock: s_magic is {have}, want {want}", noRepair, 0x000044, 0x000004)
 	superChecksum     = row(PassSetup, Error, "super-checksum", "s_checksum is {have}, want {want}", oneRepair, 0x000044, 0x000004)
-	superValue        = row(PassSetup, Error, "super-value", "{have}, want {want}", noRepair, 0x00000b, 0x000004, 0x000007, 0x000044)
+	superValue        = row(PassSetup, Error, "super-value", "{have}, want {want}", noRepair, 0x00000b, 0x000004, 0x000007, 0x000044, 0x000045)
 	superInodes       = row(PassSetup, Error, "super-inodes-count", "s_inodes_count is {have}, want {want}", oneRepair, 0x00000d, 0x000050, 0x00000b, 0x000004, 0x000044)
 	superFirstBlock   = row(PassSetup, Error, "super-first-data-block", "s_first_data_block is {have}, want {want}", oneRepair, 0x000008, 0x000004, 0x000044)
 	superSize         = row(PassSetup, Error, "super-size", "s_blocks_count is {have}, and the device ends after {want}", noRepair, 0x000005)

@@ -21,8 +21,11 @@ func (c *checker) read(b disk.PBlock, p []byte) error {
 	return c.readAt(int64(b)<<c.bits, p)
 }
 
-// readAt fills p from byte at on, which the device has.
+// readAt fills p from byte at on, which the device has. It fails once the check is cancelled.
 func (c *checker) readAt(at int64, p []byte) error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
 	n, err := c.dev.ReadAt(p, at)
 	if n == len(p) {
 		return nil

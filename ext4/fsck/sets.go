@@ -46,7 +46,7 @@ func (c *checker) makeSets() error {
 		*p = newBitset(inodes + 1)
 	}
 	c.meta, c.used, c.again = newBitset(c.clusters()), newBitset(c.clusters()), newBitset(c.clusters())
-	c.revisits.Store(int64(min(c.blocks, 1<<62)))
+	c.revisits.Store(c.mayRevisit())
 	c.stats.Inodes, c.stats.Blocks = uint64(c.sb.Inodes), c.sb.Blocks
 	return c.markMetadata()
 }

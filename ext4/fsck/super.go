@@ -247,7 +247,11 @@ func (c *checker) checkFeatures() error {
 	if unknown = append(unknown, (c.sb.Compat &^ knownCompat).Names()...); len(unknown) > 0 {
 		return &UnsupportedError{What: "features " + strings.Join(unknown, ", ")}
 	}
+	if c.sb.Incompat.Has(disk.IncompatCasefold) && c.sb.Encoding != disk.EncodingUTF8 {
+		return &UnsupportedError{What: fmt.Sprintf("names in encoding %d", c.sb.Encoding)}
+	}
 	if c.sb.RevLevel > 1 {
+		c.superProblem(superValue, c.superAt, 0x4c, fmt.Sprintf("s_rev_level is %d", c.sb.RevLevel), "0 or 1")
 		return &UnsupportedError{What: fmt.Sprintf("revision %d of the format", c.sb.RevLevel)}
 	}
 	return nil
@@ -270,7 +274,7 @@ func (c *checker) checkSuper() {
 			fmt.Sprintf("%d, as many as s_blocks_per_group", sb.BlocksPerGroup>>c.cbits))
 	}
 	if sb.BlocksPerGroup > 4 {
-		value(0x28, "s_inodes_per_group", uint64(sb.InodesPerGroup), perBlock, min(perBlock*uint64(sb.BlocksPerGroup-4), bitmap-perBlock))
+		value(0x28, "s_inodes_per_group", uint64(sb.InodesPerGroup), perBlock, min(perBlock*uint64(sb.BlocksPerGroup-4), 1<<16-perBlock, bitmap))
 	}
 	value(0x08, "s_r_blocks_count", sb.ReservedBlocks, 0, sb.Blocks/2)
 	if size := uint64(sb.DescSize); size&(size-1) != 0 || size > uint64(c.bs) {
