@@ -237,7 +237,9 @@ func (r *mkimageRequest) run(c *cli.Context) error {
 			return err
 		}
 		defer src.Close()
-		if streams != nil || !wait { // in the order given
+		_, dir := src.(*mkfs.DirSource)
+		alone := dir && len(r.from) == 1 && !r.auto // to be written while it is listed
+		if streams != nil || !wait || alone {       // in the order given
 			streams = append(streams, src)
 			continue
 		}

@@ -24,6 +24,8 @@ type Builder struct {
 	t       *tree
 	v       *volume // nil until the size is known
 	w       *dataWriter
+	ahead   *readAhead
+	direct  bool // contents need not wait for other entries
 	o       *Options
 	change  func(*Entry)
 	stats   *counters
@@ -42,7 +44,9 @@ type Builder struct {
 // if not nil, may change each entry before it is taken.
 func NewBuilder(o Options, change func(*Entry)) (*Builder, error) {
 	f := &Builder{t: newTree(), o: &o, change: change, stats: &counters{}}
-	return f, f.root()
+	err := f.root()
+	f.first = nodeID(len(f.t.nodes))
+	return f, err
 }
 
 // HashContents makes the builder sum contents with SHA-256, which a manifest
@@ -174,6 +178,9 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 		if f.v == nil || e.Content.Later() {
 			if !e.Content.Later() {
 				panic("mkfs: a stream without a volume to go to")
+			}
+			if f.direct {
+				return f.ahead.write(ctx, id, e.Content)
 			}
 			f.t.detailOf(id).content = e.Content
 			return nil

@@ -53,6 +53,12 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 	f.w = newDataWriter(v)
 	defer f.w.close()
 	phase("layout")
+	f.ahead = newReadAhead(f)
+	defer f.ahead.close()
+	if len(sources) == 1 && len(f.t.nodes) == int(f.first) {
+		// Nothing else replaces what is in a directory, and its order is that of the tree.
+		_, f.direct = sources[0].(*DirSource)
+	}
 	for _, s := range sources {
 		if err := f.addAll(ctx, s); err != nil {
 			return nil, err
@@ -120,18 +126,6 @@ func (f *Builder) date() {
 
 // contents writes the contents that could wait.
 func (f *Builder) contents(ctx context.Context) error {
-	type started struct {
-		id nodeID
-		c  Content
-	}
-	ahead := newReadAhead()
-	defer ahead.close()
-	var queue []started
-	next := func() error {
-		s := queue[0]
-		queue = queue[1:]
-		return f.write(ctx, s.id, s.c)
-	}
 	err := f.t.walk(func(id nodeID) error {
 		n := f.t.node(id)
 		if n.state&nodeAlias != 0 || n.mode.Type() != disk.ModeReg || n.detail == 0 {
@@ -143,18 +137,12 @@ func (f *Builder) contents(ctx context.Context) error {
 			return nil
 		}
 		d.content = nil
-		if len(queue) == aheadFiles {
-			if err := next(); err != nil {
-				return err
-			}
-		}
-		queue = append(queue, started{id, ahead.start(c)})
-		return nil
+		return f.ahead.write(ctx, id, c)
 	})
-	for err == nil && len(queue) > 0 {
-		err = next()
+	if err != nil {
+		return err
 	}
-	return err
+	return f.ahead.finish(ctx)
 }
 
 // identify gives the file system the UUID and the hash seed that were asked

@@ -1,27 +1,36 @@
 package mkfs
 
 import (
+	"context"
 	"io"
 	"sync"
 
 	"e4go/ext4/disk"
 )
 
-// A readAhead reads small files before it is their turn, on goroutines of its
-// own: what they cost is mostly to open and to close them.
+// A readAhead writes files in order, and reads the small ones before it is their turn, on
+// goroutines of its own: what they cost is mostly to open and to close them.
 type readAhead struct {
+	f       *Builder
+	queue   []waiting // those that are being read, and large ones between
 	jobs    chan *aheadContent
 	buffers chan []byte // as many as may be read ahead
 	ended   sync.WaitGroup
 }
 
+// waiting is a file and its contents, to be written.
+type waiting struct {
+	id nodeID
+	c  Content
+}
+
 const (
 	aheadSize  = 64 << 10 // bytes of the largest file that is read ahead
-	aheadFiles = 64
+	aheadFiles = 64       // in the queue at most
 )
 
-func newReadAhead() *readAhead {
-	a := &readAhead{jobs: make(chan *aheadContent, aheadFiles), buffers: make(chan []byte, aheadFiles)}
+func newReadAhead(f *Builder) *readAhead {
+	a := &readAhead{f: f, jobs: make(chan *aheadContent, aheadFiles), buffers: make(chan []byte, aheadFiles)}
 	for range aheadFiles {
 		a.buffers <- nil
 	}
@@ -36,16 +45,37 @@ func newReadAhead() *readAhead {
 	return a
 }
 
-// start begins to read what can be read ahead. Contents are to be opened in the order in
-// which they are started, aheadFiles of them at most not yet closed.
-func (a *readAhead) start(c Content) Content {
-	f, ok := c.(*fileContent)
-	if !ok || f.st.Size > aheadSize {
-		return c
+// write has a file written when those before it are.
+func (a *readAhead) write(ctx context.Context, id nodeID, c Content) error {
+	if len(a.queue) == aheadFiles {
+		if err := a.next(ctx); err != nil {
+			return err
+		}
 	}
-	ahead := &aheadContent{fileContent: f, a: a, buf: <-a.buffers, done: make(chan struct{})}
-	a.jobs <- ahead
-	return ahead
+	if f, ok := c.(*fileContent); ok && f.st.Size <= aheadSize {
+		ahead := &aheadContent{fileContent: f, a: a, buf: <-a.buffers, done: make(chan struct{})}
+		a.jobs <- ahead
+		c = ahead
+	}
+	a.queue = append(a.queue, waiting{id, c})
+	return nil
+}
+
+// next writes the first file of the queue.
+func (a *readAhead) next(ctx context.Context) error {
+	w := a.queue[0]
+	a.queue = a.queue[1:]
+	return a.f.write(ctx, w.id, w.c)
+}
+
+// finish writes all that wait.
+func (a *readAhead) finish(ctx context.Context) error {
+	for len(a.queue) > 0 {
+		if err := a.next(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // close waits for the goroutines to end.

@@ -96,9 +96,10 @@ func (f *Builder) digest(full bool) [sha256.Size]byte {
 		} else {
 			u(uint64(n.crc))
 		}
-		if n.detail != 0 {
-			d := &f.t.details[n.detail]
+		switch d := &f.t.details[n.detail]; n.mode.Type() {
+		case disk.ModeLink:
 			bytes([]byte(d.target))
+		case disk.ModeChar, disk.ModeBlock:
 			u(uint64(d.major)<<32 | uint64(d.minor))
 		}
 		h.Write(b)
