@@ -56,10 +56,6 @@ type Device interface {
 	Close() error
 }
 
-// A WritebackStarter is a [Device] that keeps what is written in memory at
-// first. StartWriteback says that n bytes at off may go to the storage now.
-type WritebackStarter interface{ StartWriteback(off, n int64) }
-
 // ErrReadOnly is what writes to a device opened for reading return; it is EROFS.
 var ErrReadOnly = fmt.Errorf("device is open for reading only: %w", unix.EROFS)
 

@@ -234,13 +234,6 @@ func (f *File) Flush() error {
 	return f.f.Sync()
 }
 
-// StartWriteback lets the kernel begin to write n bytes at off to the storage,
-// so that a later Flush has less to wait for.
-func (f *File) StartWriteback(off, n int64) {
-	// What fails here fails in Flush, too.
-	_ = unix.SyncFileRange(int(f.f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
-}
-
 // discardUnit is no smaller than any logical block: block devices refuse to
 // punch parts of one.
 const discardUnit = 4096

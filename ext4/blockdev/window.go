@@ -57,13 +57,6 @@ func (w *Window) Discard(off, n int64) error {
 // Flush makes all of the base durable.
 func (w *Window) Flush() error { return w.base.Flush() }
 
-// StartWriteback does on the base what it can do.
-func (w *Window) StartWriteback(off, n int64) {
-	if b, ok := w.base.(WritebackStarter); ok {
-		b.StartWriteback(w.off+off, n)
-	}
-}
-
 // Size implements [Device].
 func (w *Window) Size() int64 { return w.size }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"sync/atomic"
 
-	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
 )
 
@@ -37,7 +36,7 @@ const (
 	writeSize    = 1 << 20 // bytes of one write, and of one read
 	writeBuffers = 4
 
-	writebackSize = 8 << 20 // bytes that the storage gets at a time
+	flushSize = 32 << 20 // bytes after which the device is flushed, so that the end is not a long wait
 )
 
 func newDataWriter(v *volume) *dataWriter {
@@ -58,31 +57,30 @@ func newDataWriter(v *volume) *dataWriter {
 	return w
 }
 
-// run writes what is full.
+// run writes what is full, and has the device flushed now and then while it goes on.
 func (w *dataWriter) run() {
 	var err error
-	starter, _ := w.v.dev.(blockdev.WritebackStarter)
-	bits := w.v.sb.BlockBits()
-	var dirty run // what was written behind each other
-	start := func() {
-		if starter != nil && dirty.len() > 0 {
-			starter.StartWriteback(int64(dirty.start)<<bits, int64(dirty.len())<<bits)
-		}
-	}
+	flushing := make(chan error, 1)
+	flushing <- nil
+	since := 0 // bytes
 	for p := range w.full {
 		if err == nil {
 			err = w.v.writeBlock(p.at, p.data)
-			w.broken.Store(err != nil)
 		}
-		if end := p.at + disk.PBlock(len(p.data)>>bits); dirty.end == p.at && dirty.len()<<bits < writebackSize {
-			dirty.end = end
-		} else {
-			start()
-			dirty = run{p.at, end}
+		if since += len(p.data); since >= flushSize && err == nil {
+			select {
+			case err = <-flushing:
+				since = 0
+				go func() { flushing <- w.v.dev.Flush() }()
+			default: // it takes its time
+			}
 		}
+		w.broken.Store(err != nil)
 		w.empty <- p.data[:0]
 	}
-	start()
+	if ferr := <-flushing; err == nil {
+		err = ferr // the system says it once
+	}
 	w.failed <- err
 }
 
