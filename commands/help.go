@@ -40,10 +40,13 @@ FIEMAP in dumpextents, stat and fiemap, and those of the iomap protocol in iomap
 `
 
 // topics are the manuals that belong to no command.
-var topics = []struct{ name, text string }{
-	{"exit-codes", exitCodesTopic},
-	{"json", jsonTopic},
-	{"problems", problemsTopic()},
+var topics = []struct {
+	name string
+	text func() string
+}{
+	{"exit-codes", func() string { return exitCodesTopic }},
+	{"json", func() string { return jsonTopic }},
+	{"problems", problemsTopic},
 }
 
 func runHelp(c *cli.Context) error {
@@ -58,7 +61,7 @@ func runHelp(c *cli.Context) error {
 	names := commandNames(c.App)
 	for _, t := range topics {
 		if t.name == name {
-			text = t.text
+			text = t.text()
 		}
 		names = append(names, t.name)
 	}
