@@ -186,7 +186,7 @@ func TestHostile(t *testing.T) {
 				if err == nil && !report.Damaged() {
 					t.Errorf("nothing is damaged")
 				}
-				if grown := int64(after.Sys) - int64(before.Sys); took > 10*time.Second || grown > 400<<20 {
+				if grown := int64(after.Sys) - int64(before.Sys); took > time.Minute || grown > 400<<20 {
 					t.Errorf("took %v and %d MiB", took, grown>>20)
 				}
 				t.Logf("%v, %d MiB allocated: %v, %d problems", took, (after.TotalAlloc-before.TotalAlloc)>>20, err, len(report.Problems))
