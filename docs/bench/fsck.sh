@@ -30,7 +30,7 @@ tree() { # DIRECTORIES FILES-IN-EACH BYTES-AT-MOST: a tree of files in ./tree
 }
 if [ ! -e files20k.img ]; then
 	tree 200 100 16384
-	mke2fs -q -F -t ext4 -d tree files20k.img 1G
+	mke2fs -q -F -t ext4 -d tree files20k.img 8G
 fi
 if [ ! -e files1m.img ]; then
 	tree 1000 1000 0
