@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -65,9 +66,12 @@ func collectLater() {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	usual := debug.SetGCPercent(800)
-	runtime.SetFinalizer(new([64]byte), func(*[64]byte) { debug.SetGCPercent(usual) }) // after the first collection
+	gcPercent.Store(int32(debug.SetGCPercent(800)))
+	runtime.SetFinalizer(new([64]byte), func(*[64]byte) { debug.SetGCPercent(int(gcPercent.Load())) }) // after the first collection
 }
+
+// gcPercent is GOGC once the heap is large. Commands that keep much in memory lower it.
+var gcPercent atomic.Int32
 
 // outputKey is where the [output] of a run hangs in the App.
 const outputKey = "output"

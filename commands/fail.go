@@ -22,7 +22,7 @@ import (
 func (o *output) finish(cmd *cli.Command, err error) int {
 	if err == nil || isSilent(err) {
 		if werr := o.close(nil); werr != nil && err == nil {
-			err = werr
+			err = withStatus(cmd, werr)
 		}
 		if err == nil || isSilent(err) {
 			return classify(err).status

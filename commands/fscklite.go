@@ -130,7 +130,7 @@ func runFsckLite(c *cli.Context) error {
 		return &pathError{image, err}
 	}
 	o.ctx = context.Background() // what was found is printed, also after an interruption
-	p := &fsckPrinter{o: o, r: report, verbose: c.Bool("verbose")}
+	p := &fsckPrinter{o: o, r: report, failed: err != nil, verbose: c.Bool("verbose")}
 	if o.json {
 		p.json(image, used)
 	} else {
@@ -189,6 +189,7 @@ func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 type fsckPrinter struct {
 	o       *output
 	r       *fsck.Report
+	failed  bool // the check could not go to the end
 	verbose bool
 	pass    fsck.Pass // of the heading that is out
 	headed  bool
@@ -208,8 +209,11 @@ func (p *fsckPrinter) text(image string) {
 	if r.Damaged() {
 		verdict = p.o.styles.bad(counted(uint64(errors)+r.Left, "error", "errors"))
 	}
-	if r.Cancelled {
+	switch {
+	case r.Cancelled:
 		verdict = "interrupted; so far " + verdict
+	case p.failed:
+		verdict = "not checked to the end; so far " + verdict
 	}
 	if warnings > 0 {
 		verdict += ", " + counted(uint64(warnings), "warning", "warnings")
@@ -221,7 +225,7 @@ func (p *fsckPrinter) text(image string) {
 	s := &r.Stats
 	if p.verbose {
 		p.statistics()
-	} else if !r.Cancelled {
+	} else if !r.Cancelled && !p.failed {
 		p.o.line(fmt.Sprintf("%d/%d inodes: %s, %s, %s non-contiguous; %d/%d blocks", s.UsedInodes, s.Inodes,
 			counted(s.Files, "file", "files"), counted(s.Directories, "directory", "directories"),
 			percent(s.FragmentedFiles+s.FragmentedDirs, s.UsedInodes), s.UsedBlocks, s.Blocks))
@@ -373,6 +377,7 @@ func (p *fsckPrinter) json(image string, inUse bool) {
 	o, r, sb := p.o, p.r, &p.r.Super
 	o.kName("image", image)
 	o.kBool("damaged", r.Damaged())
+	o.kBool("complete", !r.Cancelled && !p.failed)
 	o.kBool("cancelled", r.Cancelled)
 	o.kBool("in_use", inUse)
 	o.kBool("replayed", r.Replayed)

@@ -36,9 +36,10 @@ func TestFsckLiteInterrupted(t *testing.T) {
 	}
 	var doc struct {
 		Cancelled bool
+		Complete  bool
 		Error     struct{ Kind string }
 	}
-	if err := json.Unmarshal(stdout.Bytes(), &doc); err != nil || !doc.Cancelled || doc.Error.Kind != "interrupted" {
+	if err := json.Unmarshal(stdout.Bytes(), &doc); err != nil || !doc.Cancelled || doc.Complete || doc.Error.Kind != "interrupted" {
 		t.Errorf("%v: %s", err, stdout.String())
 	}
 }

@@ -18,6 +18,14 @@ func (c *checker) passTree() error {
 	if root != nil {
 		root.flags |= dirDone
 	}
+	for i := range t.info {
+		if d := &t.info[i]; c.orphanDir(d) {
+			d.flags |= dirDone
+			if parent := t.of(d.dotdot); parent != nil && parent.seen > 0 {
+				parent.seen-- // its ..
+			}
+		}
+	}
 	var way []*dirInfo
 	for i := range t.info {
 		if i%4096 == 0 && c.ctx.Err() != nil {
@@ -31,6 +39,12 @@ func (c *checker) passTree() error {
 	c.checkLostFound()
 	c.step(1)
 	return nil
+}
+
+// orphanDir reports whether d was removed while somebody had it open: the next mount deletes
+// it, and no entry leads to it until then.
+func (c *checker) orphanDir(d *dirInfo) bool {
+	return c.opts.Replay && d.links == 0 && d.parent == 0 && c.inodes.orphan.has(uint64(d.ino))
 }
 
 // climb follows the parents of d to one that is known to lead to the root, and

@@ -61,6 +61,7 @@ var disagreed = map[string]string{
 // mended are the images that are damaged as they are, and sound when they are
 // mounted.
 var mended = map[string]string{
+	"f_orphan":                "directories that were removed while they were open, on the orphan list",
 	"f_clear_orphan_file":     "the orphans in the orphan file are deleted",
 	"f_orphan_indirect_inode": "the orphan is cut",
 	"f_orphquot":              "the orphan is deleted",

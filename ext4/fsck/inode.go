@@ -40,6 +40,7 @@ func (w *worker) inodeAt(ino disk.Ino, raw []byte, blk disk.PBlock, off int) err
 		return nil // never used, or in a bad block and not to be believed
 	}
 	s.ino, s.raw = ino, raw
+	s.xattr.reset()
 	s.at = Place{Ino: ino, Block: blk, Off: off, OnBlock: true}
 	s.in = disk.DecodeInode(raw)
 	s.tree = looksLikeExtents(&s.in)

@@ -251,7 +251,6 @@ func (w *worker) looksLikeInlineDir() bool {
 // checkExtra judges what lies behind the first 128 bytes (check_inode_extra_space).
 func (w *worker) checkExtra() {
 	s := &w.inode
-	s.xattr.reset()
 	most := len(s.raw) - disk.GoodOldInodeSize
 	if most <= 0 {
 		return

@@ -90,6 +90,10 @@ func (c *checker) journalError(err error, k *Kind) error {
 func (c *checker) journalLocation() (loc jbd2.Location, ok bool, err error) {
 	sb := &c.sb
 	if sb.JournalIno == 0 {
+		if c.opts.Journal == nil && sb.JournalUUID == [16]byte{} && sb.JournalDev == 0 {
+			c.superProblem(journalInode, c.superAt, 0xe0, "missing", "an inode or an external journal")
+			return loc, false, nil
+		}
 		if c.opts.Journal == nil {
 			want := &jbd2.WrongJournalError{Want: sb.JournalUUID}
 			if c.opts.Replay && sb.Incompat.Has(disk.IncompatRecover) {
@@ -220,7 +224,7 @@ func (c *checker) judgeJournalSuper(loc jbd2.Location) (ok bool, err error) {
 		c.rep.add(journalType, Problem{Place: at, Have: dec(s.Header.Type), Want: "3 or 4"})
 		return false, nil
 	case s.Version() == 1 && (s.Compat != 0 || s.Incompat != 0 || s.ROCompat != 0 || s.NrUsers != 0):
-		c.rep.add(journalFields, Problem{Place: at, Have: fmt.Sprintf("features %#x %#x %#x, %d users in version 1", s.Compat, uint32(s.Incompat), s.ROCompat, s.NrUsers), Want: "0"})
+		c.rep.add(journalOldFields, Problem{Place: at, Have: fmt.Sprintf("features %#x %#x %#x, %d users in version 1", s.Compat, uint32(s.Incompat), s.ROCompat, s.NrUsers), Want: "0"})
 	case s.Version() == 2 && s.NrUsers > 1 && !loc.External:
 		c.rep.add(journalFields, Problem{Place: at, Have: fmt.Sprintf("%d users of an internal journal", s.NrUsers), Want: "1"})
 	case s.Version() == 2 && s.NrUsers > 1:

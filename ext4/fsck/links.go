@@ -102,7 +102,7 @@ func (l *linkPass) inode(ino disk.Ino) error {
 		seen = 1
 	}
 	orphan := s.orphan.has(n)
-	if orphan && have == 0 && seen == 0 {
+	if orphan && have == 0 && seen == 0 || d != nil && c.orphanDir(d) {
 		return nil
 	}
 	if seen > 1 && d == nil {

@@ -50,6 +50,7 @@ var (
 
 	journalInode      = row(PassSetup, Error, "journal-inode", "the journal's inode is no journal: {have}, want {want}", noRepair, 0x00000f)
 	journalSuper      = row(PassSetup, Error, "journal-super", "the journal's superblock is damaged: {have}, want {want}", oneRepair, 0x000015, 0x00000f)
+	journalOldFields  = row(PassSetup, Warning, "journal-super-old-fields", "the journal's superblock of version 1 has values that nobody looks at: {have}, want {want}", oneRepair, 0x00002a)
 	journalFields     = row(PassSetup, Error, "journal-super-fields", "the journal's superblock has values that its version does not know: {have}, want {want}", oneRepair, 0x00002a)
 	journalUsers      = row(PassSetup, Error, "journal-users", "the journal has {have} file systems, want 1", noRepair, 0x000010)
 	journalType       = row(PassSetup, Error, "journal-type", "the journal's superblock is of type {have}, want {want}", noRepair, 0x000014, 0x000015, 0x000027)

@@ -250,7 +250,7 @@ func TestWriterFails(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-			before, metaBefore := len(r.states)-1, r.meta
+		before, metaBefore := len(r.states)-1, r.meta
 		fault := &blockdev.Fault{Device: mem, N: n}
 		r.w.j.loc.Dev, r.w.home = fault, fault
 		err := r.step(t, fault)
