@@ -108,6 +108,22 @@ func TestReadAheadAcrossFiles(t *testing.T) {
 			check(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%02d", i)), content(i), 0o644))
 		}
 	})
+	// Nobody promises that the kernel keeps what it was given: one of a few mounts has to show it.
+	for attempt := 1; ; attempt++ {
+		late := -1
+		t.Run(fmt.Sprint("mount ", attempt), func(t *testing.T) { late = readAcross(t, img, files, content) })
+		if late < 0 {
+			return
+		}
+		if attempt == 5 {
+			t.Fatalf("file %d has not been read ahead", late)
+		}
+	}
+}
+
+// readAcross reads two files in order, and returns the first of those behind them that was not
+// read ahead, or -1.
+func readAcross(t *testing.T, img string, files int, content func(int) []byte) (late int) {
 	m := mountFile(t, img, 0, Options{}, ext4.Options{})
 	list, err := os.ReadDir(m.dir) // by name
 	check(t, err)
@@ -130,11 +146,13 @@ func TestReadAheadAcrossFiles(t *testing.T) {
 		t.Fatal("file 9 is in memory before anything could have asked for it")
 	}
 	read(1)
-	for i := 2; i < 2+minScan; i++ {
+	late = -1
+	for i := 2; i < 2+minScan && late < 0; i++ {
 		name := filepath.Join(m.dir, fmt.Sprintf("f%02d", i))
 		for start := time.Now(); !resident(t, name); time.Sleep(time.Millisecond) {
-			if time.Since(start) > 20*time.Second {
-				t.Fatalf("file %d has not been read ahead", i)
+			if time.Since(start) > 5*time.Second {
+				late = i
+				break
 			}
 		}
 	}
@@ -144,6 +162,7 @@ func TestReadAheadAcrossFiles(t *testing.T) {
 	if s := m.log.String(); s != "" {
 		t.Errorf("the server complained: %s", s)
 	}
+	return late
 }
 
 // resident reports whether all pages of a file are in the page cache.

@@ -120,7 +120,8 @@ func (w *worker) countBlocks(m *mapWalk, ea disk.PBlock) {
 	}
 	clusters += s.xattr.clusters
 	inodes += s.xattr.inodes
-	counted := ino != c.sb.ProjectQuotaIno && ino != c.sb.OrphanFileIno && (ino == disk.RootIno || ino >= c.sb.FirstIno) && !in.Flags.Has(disk.FlagEAInode)
+	counted := ino != c.sb.ProjectQuotaIno && ino != c.sb.OrphanFileIno && (ino == disk.RootIno || ino >= c.sb.FirstIno) && !in.Flags.Has(disk.FlagEAInode) &&
+		!(in.Mode.Type() == disk.ModeLink && in.Flags.Has(disk.FlagInlineData)) // mke2fs and e2fsck forget these, and the kernel makes none
 	if ea != 0 && (c.sb.Incompat.Has(disk.IncompatEAInode) || counted && c.sb.ROCompat.Has(disk.ROCompatQuota)) {
 		// What the block's values take is known when it has been read.
 		w.lists.waiting = append(w.lists.waiting, waiting{
