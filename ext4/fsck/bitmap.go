@@ -46,6 +46,9 @@ func (c *checker) passGroups() error {
 	}
 	c.stats.UsedBlocks = min(c.used.count(0, c.clusters())<<c.cbits+uint64(c.sb.FirstDataBlock), c.blocks)
 	c.stats.UsedInodes = uint64(c.sb.Inodes) - min(totals.freeInodes.Load(), uint64(c.sb.Inodes))
+	if totals.unknown.Load() {
+		c.stats.UsedInodes = c.inodes.used.count(0, c.inodes.used.n)
+	}
 	if totals.unknown.Load() || len(c.groups) != int(c.sb.Groups()) {
 		return nil
 	}
@@ -154,10 +157,11 @@ func (s *bitmapScan) blocks(num disk.Group, b []byte) {
 	c, g := s.c, &s.c.groups[num]
 	cpg := uint64(c.sb.ClustersPerGroup)
 	first := uint64(num) * cpg
-	n := min(cpg, c.clusters()-first)
+	end := min(cpg, (uint64(c.sb.BlocksInGroup(num))+1<<c.cbits-1)>>c.cbits)
+	n := min(end, c.clusters()-min(c.clusters(), first)) // on the device
 	if b == nil {
 		if c.uninitBlocks(g) && g.sumOK {
-			s.uninitBlocks(num, first, n)
+			s.uninitBlocks(num, first, n, end)
 			return
 		}
 		s.totals.unknown.Store(true)
@@ -168,9 +172,13 @@ func (s *bitmapScan) blocks(num disk.Group, b []byte) {
 		c.rep.add(bitmapBlockSum, Problem{Place: s.descPlace(num, 0x18), Have: hex(g.BlockBitmapCsum), Want: hex(s.sumWidth(sum))})
 	}
 	free := s.compare(b, first, n, c.used, bitmapBlocks, s.place(num, g.BlockBitmap), func(i uint64) uint64 { return uint64(c.clusterBlock(i)) }, 1<<c.cbits-1)
+	// Of what the device lacks the bitmap alone knows.
+	for i := n; i < end; i++ {
+		free += uint64(^b[i/8] >> (i % 8) & 1)
+	}
 	s.count(num, free)
 	padded := allOnes(b[nbytes:])
-	for i := n; i < cpg && padded && uint64(num) == c.sb.Groups()-1; i++ {
+	for i := end; i < cpg && padded && uint64(num) == c.sb.Groups()-1; i++ {
 		padded = b[i/8]>>(i%8)&1 != 0
 	}
 	if !padded {
@@ -188,8 +196,8 @@ func (s *bitmapScan) count(num disk.Group, free uint64) {
 }
 
 // uninitBlocks checks a group whose block bitmap was never written: only its
-// own metadata may be in use there.
-func (s *bitmapScan) uninitBlocks(num disk.Group, first, n uint64) {
+// own metadata may be in use there. Of its clusters, up to end, n are on the device.
+func (s *bitmapScan) uninitBlocks(num disk.Group, first, n, end uint64) {
 	c, g := s.c, &s.c.groups[num]
 	own := newBitset(n)
 	mark := func(b disk.PBlock, k uint64) {
@@ -218,8 +226,12 @@ func (s *bitmapScan) uninitBlocks(num disk.Group, first, n uint64) {
 		p.classes = append(bitmapClasses(&p, 0x050005, 0x050015, 0x050004, 0x050014, 0x050003, 0x050006), 0x050018)
 		c.rep.add(bitmapBlockUninit, p)
 	}
-	s.count(num, n-taken)
-	if uint64(num) == c.sb.Groups()-1 && n < uint64(c.sb.ClustersPerGroup) {
+	if n == end {
+		s.count(num, n-taken)
+	} else {
+		s.totals.unknown.Store(true)
+	}
+	if uint64(num) == c.sb.Groups()-1 && end < uint64(c.sb.ClustersPerGroup) {
 		// The kernel initialises the bitmaps of groups that are whole.
 		c.rep.add(bitmapBlockPad, Problem{Place: s.place(num, g.BlockBitmap)})
 	}

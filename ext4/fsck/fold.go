@@ -12,11 +12,16 @@ import (
 //	a directory that breaks off     inodes without an entry, directories without a parent, link counts
 //	a bitmap                        its checksum, the counts of its group
 //	descriptors from a backup       all counts of groups
+//	a device that is too small      what cannot be read, and what that is missed for
 func fold(problems []*Problem) []*Problem {
 	f := folder{bySubject: map[disk.Ino]*Problem{}, byGroup: map[disk.Group]*Problem{}, causes: map[*Problem]*Problem{}}
 	f.find(problems)
 	for _, p := range problems {
-		if cause := f.cause(p); cause != nil && cause != p && cause.Severity >= p.Severity {
+		cause := f.cause(p)
+		if cause == nil && missedBehindEnd[p.Kind] {
+			cause = f.short
+		}
+		if cause != nil && cause != p && cause.Severity >= p.Severity {
 			f.causes[p] = cause
 		}
 	}
@@ -39,6 +44,7 @@ type folder struct {
 	brokenDir  *Problem // the first directory of which entries are lost
 	brokenTree *Problem // the first directory that cannot be reached
 	backup     *Problem
+	short      *Problem // the device is smaller than the file system
 	causes     map[*Problem]*Problem
 }
 
@@ -55,6 +61,18 @@ var losesBlocks = map[*Kind]bool{
 var losesEntries = map[*Kind]bool{
 	direntCorrupt: true, direntHole: true, direntUnreadable: true, inodeRootType: true, inodeIsDirectory: true,
 	direntInode: true, direntUnused: true, inlineMissing: true, treeNoRoot: true,
+}
+
+// missedBehindEnd are the problems of what lies behind the end of the device, and
+// those of what is known from there alone.
+var missedBehindEnd = map[*Kind]bool{
+	journalInode: true, journalLog: true, resizeMap: true, mmpBlock: true, orphanUnused: true, backupSuper: true,
+	blockUnreadable: true, xattrBlockRead: true, direntUnreadable: true, bitmapUnreadable: true, direntUnused: true,
+	inodeSymlink: true, htreeUnreferenced: true, treeNoRoot: true, treeUnconnected: true, treeDotDot: true,
+	linkUnattached: true, linkUnattachedNil: true, linkCount: true, linkEAInode: true, xattrEAInode: true, xattrRefcount: true,
+	bitmapBlocks: true, bitmapInodes: true, countGroupBlocks: true, countGroupInodes: true, countGroupDirs: true,
+	quotaUsage: true, quotaFile: true, orphanFileHole: true,
+	inodeRootType: true, journalMode: true, quotaMode: true, orphanMode: true, // in a table that reads as zeros
 }
 
 func (f *folder) find(problems []*Problem) {
@@ -78,6 +96,8 @@ func (f *folder) find(problems []*Problem) {
 			f.byGroup[p.Place.Group] = p
 		case bitmapInodes, bitmapInodeUninit:
 			f.inodeBits[p.Place.Group] = p
+		case superSize:
+			f.short = p
 		case groupsFromBackup, superMagic, superChecksum, superUnusable:
 			f.backup = p
 		case treeUnconnected, treeLoop:

@@ -16,13 +16,22 @@ type group struct {
 	noInodeBits bool // likewise its inode bitmap
 }
 
-// groupCount is how many groups lie on the device, at least in part.
+// groupsBeyond is how many groups behind the end of the device are looked at, and
+// as many more as are on it: with flex_bg their tables may lie before that. A
+// superblock that lies about the size has no more.
+const groupsBeyond = 64
+
+// groupCount is how many groups are looked at.
 func (c *checker) groupCount() uint64 {
 	if c.blocks <= uint64(c.sb.FirstDataBlock) {
 		return 0
 	}
 	per := uint64(c.sb.BlocksPerGroup)
-	return (c.blocks - uint64(c.sb.FirstDataBlock) + per - 1) / per
+	onDevice := (c.blocks - uint64(c.sb.FirstDataBlock) + per - 1) / per
+	if c.blocks == c.sb.Blocks {
+		return onDevice
+	}
+	return min(c.sb.Groups(), 2*onDevice+groupsBeyond)
 }
 
 // readGroups reads the descriptors that go with the superblock in use. If they
