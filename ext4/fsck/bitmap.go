@@ -223,7 +223,7 @@ func (s *bitmapScan) uninitBlocks(num disk.Group, first, n, end uint64) {
 				})
 			}
 		}
-		p.classes = append(bitmapClasses(&p, 0x050005, 0x050015, 0x050004, 0x050014, 0x050003, 0x050006), 0x050018)
+		p.classes = append(bitmapClasses(&p, 1<<c.cbits-1, 0x050005, 0x050015, 0x050004, 0x050014, 0x050003, 0x050006), 0x050018)
 		c.rep.add(bitmapBlockUninit, p)
 	}
 	if n == end {
@@ -292,7 +292,7 @@ func (s *bitmapScan) uninitInodes(num disk.Group, first, ipg uint64) {
 			p.addRange(at, at+n-1, true)
 			return true
 		})
-		p.classes = append(bitmapClasses(&p, 0x050009, 0x050017, 0x050008, 0x050016, 0x050007, 0x05000a), 0x050019)
+		p.classes = append(bitmapClasses(&p, 0, 0x050009, 0x050017, 0x050008, 0x050016, 0x050007, 0x05000a), 0x050019)
 		c.rep.add(bitmapInodeUninit, p)
 	}
 	s.countInodes(num, ipg, 0)
@@ -364,9 +364,9 @@ func (s *bitmapScan) compare(b []byte, first, n uint64, want *bitset, k *Kind, a
 	if found {
 		p.Place = at
 		if k == bitmapBlocks {
-			p.classes = bitmapClasses(&p, 0x050005, 0x050015, 0x050004, 0x050014, 0x050003, 0x050006)
+			p.classes = bitmapClasses(&p, span, 0x050005, 0x050015, 0x050004, 0x050014, 0x050003, 0x050006)
 		} else {
-			p.classes = bitmapClasses(&p, 0x050009, 0x050017, 0x050008, 0x050016, 0x050007, 0x05000a)
+			p.classes = bitmapClasses(&p, span, 0x050009, 0x050017, 0x050008, 0x050016, 0x050007, 0x05000a)
 		}
 		s.c.rep.add(k, p)
 	}
@@ -402,17 +402,18 @@ func (p *Problem) addRange(first, last uint64, missing bool) {
 }
 
 // bitmapClasses are the classes of the ranges of p: of one and of several
-// numbers that are missing and that are too many, between a header and an end.
-func bitmapClasses(p *Problem, missing, missingRange, extra, extraRange, header, end Class) []Class {
+// numbers that are missing and that are too many, between a header and an end. One is
+// as many as a bit stands for: span more.
+func bitmapClasses(p *Problem, span uint64, missing, missingRange, extra, extraRange, header, end Class) []Class {
 	classes := []Class{header}
 	for _, r := range p.Ranges {
 		c := extra
 		switch {
-		case r.Missing && r.First != r.Last:
+		case r.Missing && r.Last-r.First > span:
 			c = missingRange
 		case r.Missing:
 			c = missing
-		case r.First != r.Last:
+		case r.Last-r.First > span:
 			c = extraRange
 		}
 		known := false

@@ -45,7 +45,7 @@ func (w *worker) checkBlocks(orphan bool) error {
 			return err
 		}
 	}
-	if m.isDir && m.clusters == 0 && ea == 0 && !in.Flags.Has(disk.FlagInlineData) && in.Links != 0 {
+	if m.isDir && m.clusters == 0 && ea == 0 && !in.Flags.Has(disk.FlagInlineData) && !orphan {
 		w.problem(inodeEmptyDir, disk.IBlockOffset, "", "")
 	}
 	if !orphan {

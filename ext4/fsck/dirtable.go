@@ -52,12 +52,14 @@ func (t *dirTable) build(c *checker) {
 	s := &c.scan
 	t.info, t.runs = s.dirs, s.runs
 	s.dirs, s.runs = nil, nil
-	slices.SortFunc(t.info, func(a, b dirInfo) int { return cmp.Compare(a.ino, b.ino) })
-	slices.SortStableFunc(t.runs, func(a, b dirRun) int { return cmp.Compare(a.ino, b.ino) })
 	set := newBitset(c.inodes.used.n)
 	for i := range t.info {
 		set.add(uint64(t.info[i].ino))
 	}
+	// Inodes that are kept for something else may say that they are directories.
+	t.runs = slices.DeleteFunc(t.runs, func(r dirRun) bool { return !set.has(uint64(r.ino)) })
+	slices.SortFunc(t.info, func(a, b dirInfo) int { return cmp.Compare(a.ino, b.ino) })
+	slices.SortStableFunc(t.runs, func(a, b dirRun) int { return cmp.Compare(a.ino, b.ino) })
 	t.rank = newRanking(set)
 	t.first = make([]uint32, len(t.info)+1)
 	r := 0

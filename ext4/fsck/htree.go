@@ -57,21 +57,30 @@ const (
 func (w *worker) checkIndexFlag(m *mapWalk) error {
 	c, in := w.c, &w.inode.in
 	if !m.isDir {
-		w.problem(htreeNoDirectory, 0x20, "", "")
+		p := Problem{Place: w.inode.at}
+		p.Place.Off += 0x20
+		if p.classes = append(p.classes, htreeNoDirectory.Class, htreeRoot.Class); m.last > 0 {
+			p.classes = append(p.classes, htreeUnreferenced.Class, 0x020038) // no index leads to the other blocks
+		}
+		c.rep.add(htreeNoDirectory, p)
 	}
 	if !c.sb.Compat.Has(disk.CompatDirIndex) {
 		w.problem(htreeFeature, 0x20, "", "")
 	}
 	var blk disk.PBlock
 	if !m.isDir {
-		if !w.hasBlocks() {
+		if w.hasBlocks() {
+			runs, err := w.runs(w.inode.ino, in)
+			if err != nil || len(runs) == 0 || runs[0].l != 0 {
+				return err
+			}
+			blk = runs[0].p
+		} else if in.Flags&(disk.FlagExtents|disk.FlagInlineData) == 0 {
+			blk = disk.PBlock(binary.LittleEndian.Uint32(in.Block[:])) // a device's number, or a target
+		}
+		if !c.legal(blk) || uint64(blk) >= c.blocks {
 			return nil
 		}
-		runs, err := w.runs(w.inode.ino, in)
-		if err != nil || len(runs) == 0 || runs[0].l != 0 {
-			return err
-		}
-		blk = runs[0].p
 	} else if runs := w.lists.runs[w.inode.dirRuns:]; len(runs) > 0 && runs[0].l == 0 {
 		blk = runs[0].p
 	}

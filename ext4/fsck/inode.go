@@ -266,7 +266,11 @@ func (w *worker) checkReserved() {
 			return
 		}
 	}
-	w.problem(inodeReservedMode, 0, fmt.Sprintf("%#o", uint16(in.Mode)), want)
+	p := Problem{Place: w.inode.at, Have: fmt.Sprintf("%#o", uint16(in.Mode)), Want: want}
+	if p.classes = []Class{inodeReservedMode.Class}; kind == disk.ModeDir {
+		p.classes = append(p.classes, direntHole.Class, direntCorrupt.Class) // its blocks are read as a directory's
+	}
+	w.c.rep.add(inodeReservedMode, p)
 }
 
 // inUse checks an inode of the tree of files.
@@ -339,7 +343,7 @@ func (w *worker) checkUnusedFields() {
 			p.classes = []Class{k.Class, direntType.Class} // e2fsck does not look at what type it is any more
 		}
 		if k == inodeACLBad && in.Flags.Has(disk.FlagInlineData) {
-			p.classes = append(p.classes, k.Class, inlineMissing.Class) // nor for xattrs in the inode
+			p.classes = append(append(p.classes, k.Class), inlineClasses(in)...) // nor for xattrs in the inode
 		}
 		c.rep.add(k, p)
 	}

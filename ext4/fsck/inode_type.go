@@ -237,8 +237,7 @@ func looksLikeDir(b []byte, ino disk.Ino, bs int) bool {
 // looksLikeInlineDir likewise of inline data: the parent's number, then an entry.
 func (w *worker) looksLikeInlineDir() bool {
 	c, in := w.c, &w.inode.in
-	n, problem := w.inlineData()
-	if problem != "" || n%4 != 0 {
+	if n, problem := w.inlineData(); problem == "" && n%4 != 0 {
 		return false
 	}
 	ok := func(ino disk.Ino, also disk.Ino) bool {

@@ -77,7 +77,12 @@ func (c *checker) journalError(err error, k *Kind) error {
 		c.rep.add(journalForeign, Problem{Have: fmt.Sprintf("%x", foreign.Have), Want: fmt.Sprintf("%x", foreign.Want)})
 	case errors.As(err, &corrupt):
 		at.Block, at.Off, at.OnBlock = corrupt.Block, corrupt.Off, corrupt.Block != 0
-		c.rep.add(k, Problem{Place: at, Have: corrupt.Field + " is " + corrupt.Have, Want: corrupt.Want})
+		p := Problem{Place: at, Have: corrupt.Field + " is " + corrupt.Have, Want: corrupt.Want}
+		if corrupt.Field == "s_start" && !c.sb.Incompat.Has(disk.IncompatRecover) {
+			// e2fsck sees that the log is not empty; the kernel looks where it begins.
+			p.classes = append(journalNotMarked.Also, journalNotMarked.Class)
+		}
+		c.rep.add(k, p)
 	case errors.As(err, &unsupported):
 		c.rep.add(journalFeatures, Problem{Place: at, Have: unsupported.Error()})
 	default:

@@ -162,10 +162,14 @@ func (w *worker) runs(ino disk.Ino, in *disk.Inode) ([]run, error) {
 // needs are kept: the largest journal has fewer.
 const maxRuns = 1 << 20
 
-// walk goes through the map, of whichever kind it is.
+// walk goes through the map, of whichever kind it is: the flag alone decides.
 func (m *mapWalk) walk() error {
-	if m.in.Flags.Has(disk.FlagExtents) && m.c.sb.Incompat.Has(disk.IncompatExtents) {
-		return m.extents()
+	switch {
+	case !m.in.Flags.Has(disk.FlagExtents):
+		return m.indirect()
+	case !m.c.sb.Incompat.Has(disk.IncompatExtents) && !looksLikeExtents(m.in):
+		m.lost = true // which has been told
+		return nil
 	}
-	return m.indirect()
+	return m.extents()
 }

@@ -48,7 +48,7 @@ var (
 	groupUnused      = row(PassSetup, Error, "group-itable-unused", "bg_itable_unused is {have}, want {want}", oneRepair, 0x000038)
 	groupCounts      = row(PassSetup, Error, "group-counts", "{have}, want {want}", oneRepair)
 
-	journalInode      = row(PassSetup, Error, "journal-inode", "the journal's inode is no journal: {have}, want {want}", noRepair, 0x00000f)
+	journalInode      = row(PassSetup, Error, "journal-inode", "the journal's inode is no journal: {have}, want {want}", noRepair, 0x00000f, 0x000015)
 	journalSuper      = row(PassSetup, Error, "journal-super", "the journal's superblock is damaged: {have}, want {want}", oneRepair, 0x000015, 0x00000f)
 	journalOldFields  = row(PassSetup, Warning, "journal-super-old-fields", "the journal's superblock of version 1 has values that nobody looks at: {have}, want {want}", oneRepair, 0x00002a)
 	journalFields     = row(PassSetup, Error, "journal-super-fields", "the journal's superblock has values that its version does not know: {have}, want {want}", oneRepair, 0x00002a)

@@ -200,6 +200,15 @@ func (w *worker) inlineData() (n int, problem string) {
 	return disk.IBlockSize + len(value), ""
 }
 
+// inlineClasses are the classes of an inode with inline data of which e2fsck cannot
+// read the xattrs, wherever those are.
+func inlineClasses(in *disk.Inode) []Class {
+	if in.Mode.Type() == disk.ModeDir {
+		return []Class{inlineMissing.Class, inodeSize.Class, treeDotDot.Class, 0x040001, linkUnattached.Class, linkCount.Class}
+	}
+	return []Class{inlineMissing.Class}
+}
+
 // ibodyValue returns the value of an xattr in the inode at hand, or why there is
 // none. Where one entry is broken none is believed.
 func (w *worker) ibodyValue(index disk.XattrIndex, name string) (value []byte, problem string) {

@@ -119,7 +119,16 @@ func (w *worker) xattrBlock(uses []xattrUse) (eaCharge, error) {
 	s.reset()
 	c.claim(c.cluster(blk), 1)
 	bad := func(k *Kind, off int, have, want string) {
-		c.rep.add(k, Problem{Place: Place{Ino: owner, Block: blk, Off: off, OnBlock: true}, Have: have, Want: want})
+		p := Problem{Place: Place{Ino: owner, Block: blk, Off: off, OnBlock: true}, Have: have, Want: want}
+		if k == xattrBlock {
+			p.classes = append(p.classes, k.Class)
+			if raw, _, ok, err := w.readInode(owner); err == nil && ok {
+				if in := disk.DecodeInode(raw); in.Flags.Has(disk.FlagInlineData) {
+					p.classes = append(p.classes, inlineClasses(&in)...)
+				}
+			}
+		}
+		c.rep.add(k, p)
 	}
 	cached, err := w.block(blk)
 	if errors.Is(err, errBeyond) {
