@@ -311,12 +311,12 @@ func (w *worker) checkTarget(e *disk.Dirent, name []byte, state int, bad func(k 
 	case other && len(name) == 0:
 		bad(direntNoName, "", "")
 	}
-	g, index := sb.InodeGroup(ino)
+	g, _ := sb.InodeGroup(ino)
 	if uint64(g) < uint64(len(c.groups)) {
-		switch grp := &c.groups[g]; {
-		case grp.Flags&disk.GroupInodeUninit != 0: // whether or not flags count here
-			bad(direntUninit, dec(ino), dec(g))
-		case index >= c.tableInodes(grp):
+		switch grp := &c.groups[g]; { // whether or not flags and bg_itable_unused count here
+		case grp.Flags&disk.GroupInodeUninit != 0:
+			bad(direntUninit, dec(ino), dec(g)) // want is the group, also to fold
+		case uint32(ino) > (uint32(g)+1)*sb.InodesPerGroup-grp.ItableUnused: // in 32 bits, as e2fsck has it
 			bad(direntUnusedArea, dec(ino), dec(g))
 		}
 	}

@@ -39,15 +39,19 @@ func (c *checker) checkOrphanFile() error {
 		return err
 	}
 	in := disk.DecodeInode(raw)
-	if in.Size%uint64(c.bs) != 0 {
+	if in.Size == 0 || in.Size%uint64(c.bs) != 0 {
 		at.Off += 0x04
-		c.rep.add(orphanFileSize, Problem{Place: at, Have: dec(in.Size), Want: fmt.Sprintf("a multiple of %d", c.bs)})
+		c.rep.add(orphanFileSize, Problem{Place: at, Have: dec(in.Size), Want: fmt.Sprintf("a multiple of %d, and not 0", c.bs)})
 		return nil
 	}
+	var first *Problem // of the blocks that are damaged
 	bad := func(l uint64, blk disk.PBlock, off int, have, want string) {
-		c.rep.add(orphanFileBlock, Problem{
-			Place: Place{Ino: sb.OrphanFileIno, LBlock: l, InFile: true, Block: blk, Off: off, OnBlock: true}, Have: have, Want: want,
-		})
+		if first == nil {
+			first = c.rep.add(orphanFileBlock, Problem{
+				Place: Place{Ino: sb.OrphanFileIno, LBlock: l, InFile: true, Block: blk, Off: off, OnBlock: true}, Have: have, Want: want,
+			})
+		}
+		first.Number++
 	}
 	seed := disk.InodeSeed(c.seed, sb.OrphanFileIno, in.Generation)
 	next, clean := uint64(0), true

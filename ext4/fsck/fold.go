@@ -11,7 +11,9 @@ import (
 //	a map that breaks off           i_blocks and i_size of the inode; blocks that the bitmap marks in vain
 //	a directory that breaks off     inodes without an entry, directories without a parent, link counts
 //	a bitmap                        its checksum, the counts of its group
+//	a group of unused inodes        all entries that name one of them
 //	descriptors from a backup       all counts of groups
+//	the number of the orphan file   what that inode lacks, and the entries that lead to it
 //	a device that is too small      what cannot be read, and what that is missed for
 func fold(problems []*Problem) []*Problem {
 	f := folder{bySubject: map[disk.Ino]*Problem{}, byGroup: map[disk.Group]*Problem{}, causes: map[*Problem]*Problem{}}
@@ -40,11 +42,13 @@ type folder struct {
 	bySubject  map[disk.Ino]*Problem   // the first problem that makes an inode unreliable
 	byGroup    map[disk.Group]*Problem // the bitmap problem of a group
 	inodeBits  map[disk.Group]*Problem
-	brokenMap  *Problem // the first map of which blocks are lost
-	brokenDir  *Problem // the first directory of which entries are lost
-	brokenTree *Problem // the first directory that cannot be reached
+	unusedBy   map[string]*Problem // the first entry that names an unused inode, by the group
+	brokenMap  *Problem            // the first map of which blocks are lost
+	brokenDir  *Problem            // the first directory of which entries are lost
+	brokenTree *Problem            // the first directory that cannot be reached
 	backup     *Problem
 	short      *Problem // the device is smaller than the file system
+	orphanFile *Problem // another inode stands for the orphan file
 	causes     map[*Problem]*Problem
 }
 
@@ -76,7 +80,7 @@ var missedBehindEnd = map[*Kind]bool{
 }
 
 func (f *folder) find(problems []*Problem) {
-	f.inodeBits = map[disk.Group]*Problem{}
+	f.inodeBits, f.unusedBy = map[disk.Group]*Problem{}, map[string]*Problem{}
 	for _, p := range problems {
 		ino := p.Place.Ino
 		if (p.Kind == inodeGarbage || losesBlocks[p.Kind]) && f.bySubject[ino] == nil {
@@ -98,6 +102,14 @@ func (f *folder) find(problems []*Problem) {
 			f.inodeBits[p.Place.Group] = p
 		case superSize:
 			f.short = p
+		case direntUninit, direntUnusedArea:
+			if f.unusedBy[p.Want] == nil {
+				f.unusedBy[p.Want] = p
+			}
+		case orphanInum, orphanMode:
+			if f.orphanFile == nil {
+				f.orphanFile = p
+			}
 		case groupsFromBackup, superMagic, superChecksum, superUnusable:
 			f.backup = p
 		case treeUnconnected, treeLoop:
@@ -145,6 +157,14 @@ func (f *folder) cause(p *Problem) *Problem {
 			return f.brokenDir
 		}
 		return f.brokenTree
+	case orphanFileSize, orphanFileHole, orphanFileBlock, orphanMode:
+		return f.orphanFile
+	case direntUninit, direntUnusedArea:
+		return f.unusedBy[p.Want]
+	case direntInode:
+		if f.orphanFile != nil && f.orphanFile.Kind == orphanInum && f.orphanFile.Have == p.Have {
+			return f.orphanFile
+		}
 	case treeDotDot:
 		return f.bySubject[p.Place.Ino]
 	case quotaUsage:
