@@ -21,8 +21,12 @@ import (
 // prints the error to standard error.
 func (o *output) finish(cmd *cli.Command, err error) int {
 	if err == nil || isSilent(err) {
-		if werr := o.close(nil); werr != nil && err == nil {
+		if werr := o.close(nil); werr != nil && (err == nil || classify(werr).kind != "pipe") {
+			found := classify(err).status
 			err = withStatus(cmd, werr)
+			if found != 0 && cmd != nil && cmd.Name == "fsck-lite" {
+				err = exit(found|classify(err).status, werr) // bits, which add up
+			}
 		}
 		if err == nil || isSilent(err) {
 			return classify(err).status

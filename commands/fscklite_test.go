@@ -64,3 +64,28 @@ func TestFsckLiteInUse(t *testing.T) {
 		t.Errorf("got %s", out)
 	}
 }
+
+// What cannot be printed is trouble, whether or not there is damage.
+func TestFsckLiteOutputFull(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("SKIPPED %s: %v", t.Name(), err)
+	}
+	defer full.Close()
+	image := filepath.Join(t.TempDir(), "disk.img")
+	sound := tourimage.New()
+	broken := bytes.Clone(sound)
+	broken[1024+0x68] ^= 1 // s_uuid, and so the checksum
+	for _, raw := range [][]byte{sound, broken} {
+		if err := os.WriteFile(image, raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, flag := range []string{"--verbose", "--json"} {
+			var stderr bytes.Buffer
+			status := run(context.Background(), []string{programName, "fsck-lite", flag, image}, full, &stderr)
+			if status&fsckTrouble == 0 || !strings.Contains(stderr.String(), "no space left on device") {
+				t.Errorf("%s: exit status %d, standard error %q", flag, status, stderr.String())
+			}
+		}
+	}
+}

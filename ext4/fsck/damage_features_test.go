@@ -1,9 +1,15 @@
 package fsck_test
 
-import "e4go/ext4/disk"
+import (
+	"strings"
+
+	"e4go/ext4/disk"
+)
 
 // damagedFeatures have what belongs to a feature in disorder.
 var damagedFeatures = []damaging{
+	{name: "the root has a value in an EA inode", image: "ea-inode", debugfs: "ea_set / user.large " + strings.Repeat("v", 3000), sound: true, codes: "none"},
+
 	{name: "bg_itable_unused of free inodes", image: "no-csum", debugfs: "set_bg 0 itable_unused 5", sound: true},
 	{name: "bg_itable_unused of inodes in use", image: "no-csum", debugfs: "set_bg 0 itable_unused 450"},
 	{name: "bg_itable_unused is above the inodes of the group", image: "no-csum", debugfs: "set_bg 0 itable_unused 3000", sound: true},

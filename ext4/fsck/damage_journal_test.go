@@ -54,6 +54,9 @@ var damagedJournals = []damaging{
 	{name: "unknown incompatible features", image: "ext4-4k", change: journalField(0x28, 0x8000)},
 	{name: "unknown read-only features", image: "ext4-4k", change: journalField(0x2c, 1)},
 	{name: "two kinds of checksums", image: "ext4-4k", change: journalField(0x28, 0x1a)},
+	{name: "version 1 with features", image: "ext3-4k", change: func(v *volume) {
+		v.putJournal(func(b []byte) { b[7], b[0x2b] = 3, 1 })
+	}, sound: true, codes: "journal-super-old-fields"},
 	{name: "s_nr_users is 5", image: "ext4-4k", change: journalField(0x40, 5)},
 	{name: "s_checksum_type is unknown", image: "ext4-4k", change: journalField(0x50, 0x09000000)},
 	{name: "the superblock's checksum is wrong", image: "ext4-4k", change: func(v *volume) {

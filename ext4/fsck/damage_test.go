@@ -81,7 +81,11 @@ func (d *damaging) test(t *testing.T) {
 	if got := strings.Join(missing, " "); got != d.unnamed {
 		t.Errorf("not named: %q, want %q", got, d.unnamed)
 	}
-	if got := strings.Join(codesOf(report.Problems), " "); d.codes != "" && got != d.codes {
+	found := codesOf(report.Problems)
+	if len(found) == 0 {
+		found = []string{"none"}
+	}
+	if got := strings.Join(found, " "); d.codes != "" && got != d.codes {
 		t.Errorf("problems %q, want %q", got, d.codes)
 	}
 	if t.Failed() || os.Getenv("E4GO_FSCK_SHOW") != "" {
