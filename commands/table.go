@@ -6,10 +6,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/charmbracelet/lipgloss"
+	lgtable "github.com/charmbracelet/lipgloss/table"
 	"github.com/muesli/termenv"
-	"github.com/olekukonko/tablewriter"
-	"github.com/olekukonko/tablewriter/renderer"
-	"github.com/olekukonko/tablewriter/tw"
 )
 
 // styles are the colours of a terminal, or nothing elsewhere.
@@ -154,37 +152,20 @@ func (t *table) close() {
 }
 
 func (t *table) render() {
-	align := make([]tw.Align, len(t.columns))
+	cell := lipgloss.NewStyle().Padding(0, 1)
+	align := make([]lipgloss.Style, len(t.columns))
 	head := make([]string, len(t.columns))
 	for i, c := range t.columns {
-		align[i] = tw.AlignRight
+		align[i] = cell.Align(lipgloss.Right)
 		if c.left {
-			align[i] = tw.AlignLeft
+			align[i] = cell.Align(lipgloss.Left)
 		}
 		head[i] = t.o.styles.name(strings.TrimRight(c.name, ":"))
 	}
-	var sb strings.Builder
-	table := tablewriter.NewTable(&sb,
-		tablewriter.WithConfig(tablewriter.Config{
-			Header: tw.CellConfig{Formatting: tw.CellFormatting{AutoFormat: tw.Off, AutoWrap: tw.WrapNone}, Alignment: tw.CellAlignment{PerColumn: align}},
-			Row:    tw.CellConfig{Formatting: tw.CellFormatting{AutoWrap: tw.WrapNone}, Alignment: tw.CellAlignment{PerColumn: align}},
-		}),
-		tablewriter.WithRenderer(renderer.NewBlueprint(tw.Rendition{
-			Symbols: tw.NewSymbols(tw.StyleRounded),
-			Settings: tw.Settings{
-				Separators: tw.Separators{BetweenRows: tw.Off},
-			},
-		})),
-	)
-	table.Header(head)
-	err := table.Bulk(t.rows)
-	if err == nil {
-		err = table.Render()
-	}
-	if err != nil { // its only I/O is the string builder
-		panic("commands: table: " + err.Error())
-	}
+	frame := lgtable.New().Border(lipgloss.RoundedBorder()).Wrap(false).Headers(head...).Rows(t.rows...).
+		StyleFunc(func(_, column int) lipgloss.Style { return align[column] })
 	t.rows = t.rows[:0]
-	t.o.str(sb.String())
+	t.o.str(frame.String())
+	t.o.str("\n")
 	t.o.lined()
 }
