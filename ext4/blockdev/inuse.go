@@ -99,11 +99,10 @@ func deviceHolders(st *unix.Stat_t) []Holder {
 		self = fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 		addDevices(devs, "/sys/dev/block/"+self)
 	} else {
-		files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-		for _, f := range files {
+		for _, loop := range loops() {
 			var b unix.Stat_t
-			if unix.Stat(readLine(f), &b) == nil && same(st, &b) {
-				addDevices(devs, filepath.Dir(filepath.Dir(f)))
+			if unix.Stat(readLine(loop+"/loop/backing_file"), &b) == nil && same(st, &b) {
+				addDevices(devs, loop)
 			}
 		}
 	}
@@ -125,6 +124,25 @@ func deviceHolders(st *unix.Stat_t) []Holder {
 	}
 	slices.SortStableFunc(hs, func(a, b Holder) int { return strings.Compare(a.Device, b.Device) })
 	return hs
+}
+
+// loops returns the directories of loop devices in sysfs. [filepath.Glob] would
+// read each of them.
+func loops() (out []string) {
+	const dir = "/sys/block"
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	slices.Sort(names)
+	for _, name := range names {
+		if strings.HasPrefix(name, "loop") {
+			out = append(out, dir+"/"+name)
+		}
+	}
+	return out
 }
 
 // addDevices adds the block device at sys, a directory of sysfs, its

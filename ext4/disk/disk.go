@@ -60,6 +60,13 @@ func CRC32C(crc uint32, b []byte) uint32 {
 
 func crc32c(crc uint32, b []byte) uint32 { return CRC32C(crc, b) }
 
+// crc32cZero2 adds two zero bytes, which stand for half a checksum in what it is
+// the checksum of.
+func crc32cZero2(crc uint32) uint32 {
+	crc = castagnoli[byte(crc)] ^ crc>>8
+	return castagnoli[byte(crc)] ^ crc>>8
+}
+
 // crc32cUint32 adds v, as four little-endian bytes: by the table, as a slice of
 // them would be allocated, and two are added for each inode.
 func crc32cUint32(crc uint32, v uint32) uint32 {

@@ -348,17 +348,13 @@ func InodeSeed(seed uint32, ino Ino, generation uint32) uint32 {
 	return crc32cUint32(crc32cUint32(seed, uint32(ino)), generation)
 }
 
-// zeroSum stands for a half of a checksum in what it is a checksum of.
-var zeroSum [2]byte
-
 // InodeChecksum is the metadata_csum checksum of the inode in b, with the
 // checksum fields taken as zero (ext4_inode_csum). Inodes without room for
 // i_checksum_hi hold its low half.
 func InodeChecksum(seed uint32, ino Ino, b []byte) uint32 {
-	zero := zeroSum[:]
 	crc := InodeSeed(seed, ino, le.Uint32(b[0x64:0x68]))
 	crc = crc32c(crc, b[:inodeCsumLoAt])
-	crc = crc32c(crc, zero)
+	crc = crc32cZero2(crc)
 	crc = crc32c(crc, b[inodeCsumLoAt+2:GoodOldInodeSize])
 	if len(b) == GoodOldInodeSize {
 		return crc & 0xffff
@@ -367,7 +363,7 @@ func InodeChecksum(seed uint32, ino Ino, b []byte) uint32 {
 	if le.Uint16(b[0x80:0x82]) < extraIsizeToCsm {
 		return crc32c(crc, b[inodeCsumHiAt:]) & 0xffff
 	}
-	crc = crc32c(crc, zero)
+	crc = crc32cZero2(crc)
 	return crc32c(crc, b[inodeCsumHiAt+2:])
 }
 

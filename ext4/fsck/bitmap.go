@@ -27,7 +27,7 @@ func (c *checker) passGroups() error {
 		next   atomic.Int64
 		totals groupTotals
 	)
-	err := c.workers(func(w *worker) error {
+	err := c.workers((len(c.groups)+bitmapBatch-1)/bitmapBatch, func(w *worker) error {
 		g := bitmapScan{w: w, c: c, totals: &totals}
 		for {
 			from := int(next.Add(bitmapBatch) - bitmapBatch)

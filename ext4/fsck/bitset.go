@@ -129,6 +129,28 @@ func (s *bitset) or(w, mask uint64) {
 	}
 }
 
+// A collector adds numbers that come mostly in order to a set, 64 at a time. It
+// belongs to one goroutine; what it holds is not in the set before it is flushed.
+type collector struct {
+	set        *bitset
+	word, bits uint64
+}
+
+func (k *collector) add(i uint64) {
+	if i/64 != k.word {
+		k.flush()
+		k.word = i / 64
+	}
+	k.bits |= 1 << (i % 64)
+}
+
+func (k *collector) flush() {
+	if k.bits != 0 {
+		k.set.or(k.word, k.bits)
+		k.bits = 0
+	}
+}
+
 // anyIn reports whether one of the k numbers from i on is in the set.
 func (s *bitset) anyIn(i, k uint64) bool {
 	n, ok := s.next(i)

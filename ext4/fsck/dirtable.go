@@ -130,7 +130,7 @@ func (c *checker) passDirs() error {
 		root.parent = uint32(disk.RootIno)
 	}
 	var next atomic.Int64
-	err := c.workers(func(w *worker) error {
+	err := c.workers((len(t.order)+dirBatch-1)/dirBatch, func(w *worker) error {
 		for {
 			from := int(next.Add(dirBatch) - dirBatch)
 			if from >= len(t.order) || w.stopped() {

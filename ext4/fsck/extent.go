@@ -38,10 +38,12 @@ func looksLikeExtents(in *disk.Inode) bool {
 // extents goes through an extent tree (check_blocks_extents, scan_extent_node).
 func (m *mapWalk) extents() error {
 	root := m.in.Block[:]
-	if field, have, want := extentHeader(root); field != "" {
-		m.problem(extentRoot, m.at.Block, m.at.Off+disk.IBlockOffset, field+" is "+have, want)
-		m.lost = true
-		return nil
+	if known := m.in == &m.w.inode.in && m.w.inode.tree; !known {
+		if field, have, want := extentHeader(root); field != "" {
+			m.problem(extentRoot, m.at.Block, m.at.Off+disk.IBlockOffset, field+" is "+have, want)
+			m.lost = true
+			return nil
+		}
 	}
 	h := disk.DecodeExtentHeader(root)
 	depth := int(h.Depth)
@@ -133,7 +135,7 @@ func (x *extentNodeWalk) node(b []byte, blk disk.PBlock, off, level int, start, 
 	}
 	x.end = outer
 	if level > 0 && m.c.sb.MetadataCsum() {
-		if err, _ := disk.CheckExtentChecksum(m.ino, m.seed, b, blk).(*disk.CorruptError); err != nil {
+		if err, _ := disk.CheckExtentChecksum(m.ino, disk.InodeSeed(m.c.seed, m.ino, m.in.Generation), b, blk).(*disk.CorruptError); err != nil {
 			m.problem(extentChecksum, blk, err.Off, err.Have, err.Want)
 		}
 	}

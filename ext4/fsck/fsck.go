@@ -224,10 +224,10 @@ func (c *checker) take(what string, n int64) error {
 	return nil
 }
 
-// workers runs as many goroutines as there may be, each with a worker of its
-// own, and returns the first error. fn asks the worker for pieces until there are
+// workers runs as many goroutines as there may be and as there are pieces of work
+// for, this one included, each with a worker of its own, and returns the first error. fn asks the worker for pieces until there are
 // none; when one fails, the others find [worker.stopped].
-func (c *checker) workers(fn func(w *worker) error) error {
+func (c *checker) workers(pieces int, fn func(w *worker) error) error {
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	var (
@@ -238,15 +238,17 @@ func (c *checker) workers(fn func(w *worker) error) error {
 	for len(c.pool) < c.opts.Workers {
 		c.pool = append(c.pool, &worker{c: c})
 	}
-	for _, w := range c.pool {
+	run := func(w *worker) {
 		w.ctx, w.err, w.accounted = ctx, nil, 0
-		wg.Go(func() {
-			if err := fn(w); err != nil {
-				once.Do(func() { first = err })
-				cancel()
-			}
-		})
+		if err := fn(w); err != nil {
+			once.Do(func() { first = err })
+			cancel()
+		}
 	}
+	for _, w := range c.pool[1:min(len(c.pool), max(pieces, 1))] {
+		wg.Go(func() { run(w) })
+	}
+	run(c.pool[0])
 	wg.Wait()
 	if err := c.ctx.Err(); err != nil {
 		return err
@@ -261,6 +263,7 @@ type worker struct {
 	chunk []byte // of an inode table or of directories
 	cache blockCache
 	inode inodeScan
+	marks inodeMarks
 	lists scanLists
 	dir   dirScan
 	err   error // of the device, where it could not be returned

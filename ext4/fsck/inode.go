@@ -206,7 +206,7 @@ func (w *worker) checkBothFlags() {
 func (w *worker) checkSpecial() (done bool, err error) {
 	c, s := w.c, &w.inode
 	in, ino := &s.in, s.ino
-	used := func() { c.inodes.used.add(uint64(ino)) }
+	used := func() { w.marks.used.add(uint64(ino)) }
 	empty := in.Links == 0 && in.BlocksRaw&0xffffffff == 0 && binary.LittleEndian.Uint32(in.Block[:]) == 0
 	file := func(inUse bool, mode, unused *Kind) (bool, error) {
 		used()
@@ -277,7 +277,7 @@ func (w *worker) checkReserved() {
 func (w *worker) inUse(orphan bool) error {
 	c, s := w.c, &w.inode
 	in, ino := &s.in, s.ino
-	c.inodes.used.add(uint64(ino))
+	w.marks.used.add(uint64(ino))
 	if in.Flags.Has(disk.FlagImagic) {
 		if c.sb.Compat.Has(disk.CompatImagicInodes) {
 			c.inodes.imagic.add(uint64(ino))
@@ -311,7 +311,7 @@ func (w *worker) inUse(orphan bool) error {
 	if err := w.checkType(kind, fast); err != nil {
 		return err
 	}
-	c.inodes.setKind(ino, kind)
+	w.marks.setKind(ino, kind)
 	switch {
 	case kind == disk.TypeDir:
 		d := dirInfo{ino: ino, links: in.Links, generation: in.Generation}
@@ -323,7 +323,7 @@ func (w *worker) inUse(orphan bool) error {
 		}
 		w.lists.dirs = append(w.lists.dirs, d)
 	case in.Links == 1:
-		c.inodes.oneLink.add(uint64(ino))
+		w.marks.oneLink.add(uint64(ino))
 	default:
 		c.inodes.manyLink.add(uint64(ino))
 		w.lists.links = append(w.lists.links, linkOf{ino, in.Links})

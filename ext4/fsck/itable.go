@@ -67,6 +67,11 @@ func (t *tableCursor) take(c *checker) (p tablePiece, ok bool) {
 	return p, false
 }
 
+// pieces is how many there are of all inode tables, or a little more.
+func (c *checker) pieces() int {
+	return len(c.groups) * (1 + int(c.sb.ItableBlocks())*c.bs/itableChunk)
+}
+
 // passInodes is pass 1, with 1B.
 func (c *checker) passInodes() error {
 	c.begin(PassInodes, len(c.groups))
@@ -74,8 +79,10 @@ func (c *checker) passInodes() error {
 		return err
 	}
 	var cursor tableCursor
-	err := c.workers(func(w *worker) error {
+	err := c.workers(c.pieces(), func(w *worker) error {
 		defer w.keep()
+		w.marks.begin(&c.inodes)
+		defer w.marks.flush()
 		w.inode.claimer = func(first, n uint64, node bool) bool { return c.claim(first, n) }
 		for {
 			p, ok := cursor.take(c)

@@ -14,8 +14,7 @@ type mapWalk struct {
 	c     *checker
 	ino   disk.Ino
 	in    *disk.Inode
-	seed  uint32 // of the inode's checksums
-	at    Place  // of the inode
+	at    Place // of the inode
 	quiet bool
 
 	// claim is called for each cluster that the map takes, in runs, and for
@@ -53,7 +52,6 @@ func (w *worker) walkMap(ino disk.Ino, in *disk.Inode, at Place) *mapWalk {
 	m := &w.inode.walk
 	// One field after the other: this is done for each inode.
 	m.w, m.c, m.ino, m.in, m.at = w, w.c, ino, in, at
-	m.seed = disk.InodeSeed(w.c.seed, ino, in.Generation)
 	m.quiet, m.claim, m.run = false, nil, nil
 	m.mapState = mapState{last: -1, lastInit: -1}
 	m.isDir, m.isReg = in.Mode.Type() == disk.ModeDir, in.Mode.Type() == disk.ModeReg

@@ -35,7 +35,7 @@ func (c *checker) findOwners() error {
 	s := &ownerSearch{visited: newBitset(c.clusters())}
 	c.revisits.Store(c.mayRevisit())
 	var cursor tableCursor
-	err := c.workers(func(w *worker) error {
+	err := c.workers(c.pieces(), func(w *worker) error {
 		var found []share
 		defer func() {
 			s.mu.Lock()

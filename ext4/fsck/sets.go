@@ -132,11 +132,32 @@ func (c *checker) takeBitsets() error {
 	return nil
 }
 
+// inodeMarks are what a worker of pass 1 adds to the sets that nearly every inode is in.
+type inodeMarks struct {
+	used, oneLink collector
+	kind          [3]collector
+}
+
+func (m *inodeMarks) begin(s *inodeSets) {
+	m.used.set, m.oneLink.set = s.used, s.oneLink
+	for bit := range m.kind {
+		m.kind[bit].set = s.kind[bit]
+	}
+}
+
+func (m *inodeMarks) flush() {
+	m.used.flush()
+	m.oneLink.flush()
+	for bit := range m.kind {
+		m.kind[bit].flush()
+	}
+}
+
 // setKind notes the type of inode ino, which is in use.
-func (s *inodeSets) setKind(ino disk.Ino, t disk.FileType) {
-	for bit, set := range s.kind {
+func (m *inodeMarks) setKind(ino disk.Ino, t disk.FileType) {
+	for bit := range m.kind {
 		if t>>bit&1 != 0 {
-			set.add(uint64(ino))
+			m.kind[bit].add(uint64(ino))
 		}
 	}
 }

@@ -51,7 +51,7 @@ func (c *checker) checkXattrBlocks() error {
 	uses := c.scan.xattrs
 	var next atomic.Int64 // index into uses
 	const some = 64
-	err := c.workers(func(w *worker) error {
+	err := c.workers((len(uses)+some-1)/some, func(w *worker) error {
 		defer w.keep()
 		var charges []eaCharge
 		defer func() {
