@@ -112,7 +112,7 @@ func (c *checker) placeRange(g disk.Group) (first, end uint64) {
 // inPlace reports whether n blocks from b on lie where those of group g may.
 func (c *checker) inPlace(g disk.Group, b disk.PBlock, n uint64) bool {
 	first, end := c.placeRange(g)
-	return uint64(b) >= first && uint64(b) < end && n <= end-uint64(b)
+	return b != 0 && uint64(b) >= first && uint64(b) < end && n <= end-uint64(b)
 }
 
 // groupsCollide reports whether the descriptors put a bitmap or a table where it
@@ -181,7 +181,7 @@ func (c *checker) checkGroup(num disk.Group, g *group) {
 		c.rep.add(k, Problem{Place: p, Have: have, Want: want})
 	}
 	first, end := c.placeRange(num)
-	within := fmt.Sprintf("%d to %d", first, end-1)
+	within := fmt.Sprintf("%d to %d", max(first, 1), end-1)
 	if !c.inPlace(num, g.BlockBitmap, 1) {
 		bad(groupBlockBitmap, 0x00, dec(g.BlockBitmap), within)
 		g.noBlockBits = true
@@ -192,7 +192,7 @@ func (c *checker) checkGroup(num disk.Group, g *group) {
 	}
 	if n := uint64(c.sb.ItableBlocks()); !c.inPlace(num, g.InodeTable, n) {
 		bad(groupInodeTable, 0x08, dec(g.InodeTable), within)
-		g.noTable = !c.legal(g.InodeTable) || n > c.sb.Blocks-uint64(g.InodeTable)
+		g.noTable = g.InodeTable == 0 || !c.legal(g.InodeTable) || n > c.sb.Blocks-uint64(g.InodeTable)
 	}
 	if !g.sumOK {
 		bad(groupChecksum, 0x1e, hex(g.Checksum), c.wantGroupSum(num))

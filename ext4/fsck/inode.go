@@ -70,7 +70,7 @@ func zero(b []byte) bool {
 func (w *worker) checkInode() error {
 	c, s := w.c, &w.inode
 	in, ino := &s.in, s.ino
-	special := ino < c.sb.FirstIno
+	special := ino < c.sb.FirstIno || ino == c.sb.ProjectQuotaIno
 	if s.insane > c.sb.InodesPerBlock()/2 && in.Links > 0 {
 		w.problem(inodeGarbage, 0, "", "")
 	}
@@ -182,11 +182,11 @@ func (w *worker) checkBothFlags() {
 	if w.inode.tree {
 		w.problem(inlineExtentTree, off, "", "")
 	}
-	room := uint64(disk.IBlockSize)
+	room := disk.IBlockSize
 	if extra := len(w.inode.raw) - disk.GoodOldInodeSize; extra > 0 {
-		room += uint64(max(0, extra-int(in.ExtraIsize)))
+		room += extra - int(in.ExtraIsize)
 	}
-	if in.Size < room {
+	if room < 0 || in.Size < uint64(room) {
 		w.problem(inlineShort, off, "", "")
 	}
 	mapLike := true
@@ -297,7 +297,7 @@ func (w *worker) inUse(orphan bool) error {
 	}
 	kind := in.Mode.FileType()
 	fast := w.fastSymlink()
-	if c.sb.Incompat.Has(disk.IncompatExtents) && in.Flags.Has(disk.FlagExtents) && kind == disk.TypeLink && fast {
+	if c.sb.Incompat.Has(disk.IncompatExtents) && in.Flags.Has(disk.FlagExtents) && kind == disk.TypeLink && !w.hasBlocks() {
 		w.problem(extentsFastLink, 0x20, "", "")
 	}
 	if in.Flags.Has(disk.FlagEncrypt) {
@@ -342,8 +342,8 @@ func (w *worker) checkUnusedFields() {
 		if t := in.Mode.Type(); t != disk.ModeReg && t != disk.ModeDir {
 			p.classes = []Class{k.Class, direntType.Class} // e2fsck does not look at what type it is any more
 		}
-		if k == inodeACLBad && in.Flags.Has(disk.FlagInlineData) {
-			p.classes = append(append(p.classes, k.Class), inlineClasses(in)...) // nor for xattrs in the inode
+		if k == inodeACLBad || k == inodeACLHigh {
+			p.classes = append(append(p.classes, k.Class), noXattrClasses(in)...) // nor for xattrs in the inode
 		}
 		c.rep.add(k, p)
 	}

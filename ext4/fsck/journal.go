@@ -151,8 +151,11 @@ func (c *checker) journalInode(w *worker, in *disk.Inode) (loc jbd2.Location, ha
 	if in.Links == 0 || in.Mode.Type() != disk.ModeReg {
 		return loc, fmt.Sprintf("mode %#o with %d links", uint16(in.Mode), in.Links), "a regular file in use", nil
 	}
-	if in.Flags.Has(disk.FlagEncrypt) {
+	switch {
+	case in.Flags.Has(disk.FlagEncrypt):
 		return loc, "it is encrypted", "a plain file", nil
+	case in.Flags.Has(disk.FlagInlineData):
+		return loc, "it has inline data", "a plain file", nil
 	}
 	blocks := in.Size >> c.bits
 	if blocks < disk.JournalMinBlocks {

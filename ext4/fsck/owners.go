@@ -195,7 +195,7 @@ func (c *checker) addShare(problems map[string]*Problem, owners []disk.Ino, firs
 // single blocks or ranges are told, and of which files, depends on how a file's
 // blocks lie in it, not on the blocks alone.
 func (c *checker) shareClasses(p *Problem) []Class {
-	classes := []Class{0x011001, 0x011002, 0x011008, 0x011003, 0x013001, 0x013002, 0x013004, 0x013005, 0x013006, 0x013007}
+	classes := []Class{0x011001, 0x011002, 0x011006, 0x011008, 0x011003, 0x013001, 0x013002, 0x013004, 0x013005, 0x013006, 0x013007}
 	if p.Owners[0].Ino == 0 {
 		classes = append(classes, 0x013003)
 	}

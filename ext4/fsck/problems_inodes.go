@@ -68,7 +68,7 @@ var (
 
 	badBlocksInode   = row(PassInodes, Error, "bad-blocks-inode", "the inode of bad blocks has {have}, want only blocks", oneRepair, 0x010065)
 	badBlocksIllegal = row(PassInodes, Error, "bad-blocks-number", "the list of bad blocks names block {have}, want {want}", oneRepair, 0x010012, 0x010013)
-	badBlocksMeta    = row(PassInodes, Error, "bad-blocks-map", "block {have}, where the list of bad blocks stands, is metadata of the file system or bad itself", noRepair, 0x010015, 0x01004d, 0x010013, 0x010016)
+	badBlocksMeta    = row(PassInodes, Error, "bad-blocks-map", "block {have}, where the list of bad blocks stands, is metadata of the file system or bad itself", noRepair, 0x010015, 0x01004d, 0x010013, 0x010016, 0x01007b)
 	badBlocksSuper   = row(PassInodes, Error, "bad-block-super", "block {have}, which the superblock or its descriptors need, is on the list of bad blocks", noRepair, 0x010019, 0x01001a, 0x010017, 0x010018)
 	badBlocksBackup  = row(PassInodes, Warning, "bad-block-backup", "block {have} of a backup is on the list of bad blocks", noRepair, 0x01001b, 0x01001c)
 	badBlocksBBitmap = row(PassInodes, Error, "bad-block-block-bitmap", "the block bitmap is on the list of bad blocks", noRepair, 0x01000a)
@@ -82,15 +82,15 @@ var (
 
 	journalUnused  = row(PassInodes, Error, "journal-inode-unused", "the journal inode is not in use, and not empty", oneRepair, 0x010034)
 	journalMode    = row(PassInodes, Error, "journal-inode-mode", "i_mode of the journal inode is {have}, want a regular file", oneRepair, 0x010035)
-	quotaMode      = row(PassInodes, Error, "quota-inode-mode", "i_mode of the quota inode is {have}, want a regular file", oneRepair, 0x010062)
+	quotaMode      = row(PassInodes, Error, "quota-inode-mode", "i_mode of the quota inode is {have}, want a regular file", oneRepair, 0x010062, 0x020013)
 	quotaUnused    = row(PassInodes, Error, "quota-inode-unused", "the quota inode is not in use, and not empty", oneRepair, 0x010063)
-	orphanMode     = row(PassInodes, Error, "orphan-file-mode", "i_mode of the orphan file is {have}, want a regular file", oneRepair, 0x01008f)
+	orphanMode     = row(PassInodes, Error, "orphan-file-mode", "i_mode of the orphan file is {have}, want a regular file", oneRepair, 0x01008f, 0x020013)
 	orphanNotInUse = row(PassInodes, Error, "orphan-file-unused", "the orphan file is not in use, and not empty", oneRepair, 0x010090)
 
 	htreeNoDirectory = row(PassInodes, Error, "htree-no-directory", "the flag index is set, and this is no directory", oneRepair, 0x010048, 0x010049)
 	htreeFeature     = row(PassInodes, Error, "htree-feature", "the flag index is set, and the file system has no directory indexes", oneRepair, 0x010047)
 	htreeRoot        = row(PassInodes, Error, "htree-root", "the root of the directory's index is none: {have}, want {want}", oneRepair, 0x010049, 0x02003c)
-	htreeHashVersion = row(PassInodes, Error, "htree-hash-version", "hash_version is {have}, want {want}", oneRepair, 0x01004a)
+	htreeHashVersion = row(PassInodes, Error, "htree-hash-version", "hash_version is {have}, want {want}", oneRepair, 0x01004a, 0x020036, 0x020038)
 	htreeSiphash     = row(PassInodes, Error, "htree-siphash", "hash_version is {have}, and the directory is encrypted and casefolded: want 6", oneRepair, 0x01008d)
 	htreeNoSiphash   = row(PassInodes, Error, "htree-no-siphash", "hash_version is 6, and the directory is not encrypted and casefolded", oneRepair, 0x01008e)
 	htreeFlags       = row(PassInodes, Error, "htree-flags", "unused_flags is {have}, which nobody knows", oneRepair, 0x01004b)

@@ -75,7 +75,7 @@ func (c *checker) checkResize() error {
 		}
 	}
 	switch {
-	case !c.legal(dind) || uint64(dind) >= c.blocks:
+	case dind == 0 || !c.legal(dind) || uint64(dind) >= c.blocks:
 		bad(disk.IBlockOffset+double, fmt.Sprintf("block %d", dind), c.wantLegal())
 		return nil
 	case in.Links == 0 || in.Mode&disk.ModeReg == 0:

@@ -200,13 +200,18 @@ func (w *worker) inlineData() (n int, problem string) {
 	return disk.IBlockSize + len(value), ""
 }
 
-// inlineClasses are the classes of an inode with inline data of which e2fsck cannot
-// read the xattrs, wherever those are.
-func inlineClasses(in *disk.Inode) []Class {
-	if in.Mode.Type() == disk.ModeDir {
-		return []Class{inlineMissing.Class, inodeSize.Class, treeDotDot.Class, 0x040001, linkUnattached.Class, linkCount.Class}
+// noXattrClasses are the classes of an inode of which e2fsck cannot read the xattrs,
+// wherever those are that it needs: of inline data, of encryption.
+func noXattrClasses(in *disk.Inode) (out []Class) {
+	if in.Flags.Has(disk.FlagInlineData) {
+		if out = append(out, inlineMissing.Class); in.Mode.Type() == disk.ModeDir {
+			out = append(out, inodeSize.Class, treeDotDot.Class, 0x040001, linkUnattached.Class, linkCount.Class)
+		}
 	}
-	return []Class{inlineMissing.Class}
+	if in.Flags.Has(disk.FlagEncrypt) {
+		out = append(out, cryptMissing.Class, direntName.Class, direntPlain.Class)
+	}
+	return out
 }
 
 // ibodyValue returns the value of an xattr in the inode at hand, or why there is

@@ -123,9 +123,8 @@ func (w *worker) xattrBlock(uses []xattrUse) (eaCharge, error) {
 		if k == xattrBlock {
 			p.classes = append(p.classes, k.Class)
 			if raw, _, ok, err := w.readInode(owner); err == nil && ok {
-				if in := disk.DecodeInode(raw); in.Flags.Has(disk.FlagInlineData) {
-					p.classes = append(p.classes, inlineClasses(&in)...)
-				}
+				in := disk.DecodeInode(raw)
+				p.classes = append(p.classes, noXattrClasses(&in)...)
 			}
 		}
 		c.rep.add(k, p)
