@@ -13,7 +13,7 @@ func (w *worker) checkBlocks(orphan bool) error {
 	c, s := w.c, &w.inode
 	in, ino := &s.in, s.ino
 	m := w.walkMap(ino, in, s.at)
-	m.claim = s.claimer
+	m.claim, m.rootOK = s.claimer, s.tree
 	if ino == disk.ResizeIno {
 		m.claim = func(first, n uint64, node bool) bool { return c.ownsResize(in, first) && s.claimer(first, n, node) }
 	}

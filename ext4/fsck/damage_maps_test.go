@@ -91,6 +91,12 @@ var damagedMaps = []damaging{
 	{name: "eh_depth of the root is 6", image: "extents-deep", change: rootHalf("/depth-3", 6, 6)},
 	{name: "eh_depth of the root is smaller", image: "extents-deep", change: rootHalf("/depth-3", 6, 2)},
 	{name: "eh_magic is none", image: "extents-deep", change: nodeHalf("/depth-3", 1, 0, 0)},
+	{name: "eh_magic of a root is none beside files that share blocks", image: "ext4-4k", change: func(v *volume) {
+		v.putAt("/blocks-300", func(in *disk.Inode) { in.Block[0], in.Block[2] = 0, 200 })
+		v.putAt("/text", func(text *disk.Inode) {
+			v.putAt("/one", func(one *disk.Inode) { one.Block = text.Block })
+		})
+	}},
 	{name: "eh_magic of the root is none", image: "extents-deep", change: rootHalf("/depth-3", 0, 0)},
 	{name: "ei_block is not the node's first", image: "extents-deep", change: nodeField("/depth-3", 0, 24, 1)},
 	{name: "all of a node is zero", image: "extents-deep", change: func(v *volume) { v.putNode("/depth-3", 2, func(b []byte) { clear(b) }) }},

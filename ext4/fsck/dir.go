@@ -175,7 +175,12 @@ func (w *worker) chain(area []byte, state int, leaf bool) {
 	for off := 0; off < len(area); state = min(state+1, otherEntries) {
 		hashed := d.hashed && state == otherEntries
 		if problem, want := badRecord(area, off, c.bs, hashed); problem != "" {
-			w.blockProblem(direntCorrupt, off, problem, want)
+			at := Place{Ino: d.info.ino, LBlock: d.l, InFile: true, Block: d.blk, Off: d.base + off, OnBlock: d.blk != 0}
+			p := Problem{Place: at, Have: problem, Want: want, classes: []Class{direntCorrupt.Class}}
+			if c.sb.MetadataCsum() { // e2fsck looks for it behind the last entry
+				p.classes = append(p.classes, dirNoChecksum.Class, dirChecksum.Class)
+			}
+			c.rep.add(direntCorrupt, p)
 			d.tree.broken = true
 			return
 		}

@@ -38,7 +38,7 @@ func looksLikeExtents(in *disk.Inode) bool {
 // extents goes through an extent tree (check_blocks_extents, scan_extent_node).
 func (m *mapWalk) extents() error {
 	root := m.in.Block[:]
-	if known := m.in == &m.w.inode.in && m.w.inode.tree; !known {
+	if !m.rootOK {
 		if field, have, want := extentHeader(root); field != "" {
 			m.problem(extentRoot, m.at.Block, m.at.Off+disk.IBlockOffset, field+" is "+have, want)
 			m.lost = true

@@ -40,6 +40,7 @@ type mapState struct {
 	nodes      int         // followed
 	fragmented bool
 	lost       bool // a part of the map could not be followed
+	rootOK     bool // the head of the tree's root has been looked at
 	isDir      bool
 	isReg      bool
 

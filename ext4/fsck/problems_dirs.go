@@ -57,7 +57,7 @@ var (
 	htreeChecksum     = row(PassDirs, Error, "htree-root-checksum", "dt_checksum of the index's root is {have}, want {want}", oneRepair, 0x020049)
 	htreeNodeChecksum = row(PassDirs, Error, "htree-node-checksum", "dt_checksum of a node of the index is {have}, want {want}", oneRepair, 0x02004a)
 	htreeLimit        = row(PassDirs, Error, "htree-limit", "limit of a node of the index is {have}, want {want}", oneRepair, 0x02003d, 0x020049, 0x02004a)
-	htreeCount        = row(PassDirs, Error, "htree-count", "count of a node of the index is {have}, want {want}", oneRepair, 0x02003e)
+	htreeCount        = row(PassDirs, Error, "htree-count", "count of a node of the index is {have}, want {want}", oneRepair, 0x02003e, 0x020049, 0x02004a)
 	htreeBlock        = row(PassDirs, Error, "htree-block", "the index leads to block {have} of the directory, want {want}", oneRepair, 0x02003a)
 	htreeOrder        = row(PassDirs, Error, "htree-order", "the hashes in a node of the index are not in order: {have} behind {want}", oneRepair, 0x02003f)
 	htreeUnreferenced = row(PassDirs, Error, "htree-unreferenced", "the index does not lead to block {have} of the directory", oneRepair, 0x020034, 0x020037, 0x020038)

@@ -92,7 +92,7 @@ var (
 	htreeRoot        = row(PassInodes, Error, "htree-root", "the root of the directory's index is none: {have}, want {want}", oneRepair, 0x010049, 0x02003c)
 	htreeHashVersion = row(PassInodes, Error, "htree-hash-version", "hash_version is {have}, want {want}", oneRepair, 0x01004a, 0x020036, 0x020038)
 	htreeSiphash     = row(PassInodes, Error, "htree-siphash", "hash_version is {have}, and the directory is encrypted and casefolded: want 6", oneRepair, 0x01008d)
-	htreeNoSiphash   = row(PassInodes, Error, "htree-no-siphash", "hash_version is 6, and the directory is not encrypted and casefolded", oneRepair, 0x01008e)
+	htreeNoSiphash   = row(PassInodes, Error, "htree-no-siphash", "hash_version is 6, and the directory is not encrypted and casefolded", oneRepair, 0x01008e, 0x020036, 0x020037, 0x020038)
 	htreeFlags       = row(PassInodes, Error, "htree-flags", "unused_flags is {have}, which nobody knows", oneRepair, 0x01004b)
 	htreeDepth       = row(PassInodes, Error, "htree-depth", "indirect_levels is {have}, want {want}", oneRepair, 0x01004c, 0x020039)
 	largeDirFeature  = row(PassInodes, Error, "large-dir-feature", "there are large directories, and the feature large_dir is not set", oneRepair, 0x020039)
