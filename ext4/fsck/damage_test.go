@@ -30,7 +30,7 @@ type damaging struct {
 // those of e2fsck: it names at least what that names.
 func TestDamage(t *testing.T) {
 	fixtures.Need(t, "e2fsck", "debugfs")
-	for _, list := range [][]damaging{damagedFlags, damagedJournals, damagedMaps, damagedFeatures, damagedDirs} {
+	for _, list := range [][]damaging{damagedFlags, damagedJournals, damagedMaps, damagedFeatures, damagedDirs, damagedSupers, damagedXattrs} {
 		for _, d := range list {
 			t.Run(d.image+" "+d.name, func(t *testing.T) {
 				t.Parallel()

@@ -147,7 +147,9 @@ func (w *worker) checkFlags() {
 		_, err := w.inlineData()
 		switch {
 		case inline && err != "":
-			w.problem(inlineMissing, off, err, "")
+			at := w.inode.at
+			at.Off += off
+			c.rep.add(inlineMissing, Problem{Place: at, Have: err, classes: noXattrClasses(in)})
 		case inline:
 		case err == "":
 			w.problem(inlineFeature, off, "", "")

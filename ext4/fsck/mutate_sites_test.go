@@ -146,7 +146,7 @@ func (v *volume) inodeSite(ino disk.Ino) site {
 		s.fields = append(s.fields, extentFields(raw[disk.IBlockOffset:][:disk.IBlockSize], disk.IBlockOffset)...)
 	}
 	if p, ok := disk.XattrIbodyPlace(ino, raw, 0, 0); ok {
-		s.fields = append(s.fields, xattrFields(raw, p.Base, p.Base, s.size)...)
+		s.fields = append(s.fields, xattrFields(raw, p.Off+p.Entries, p.Off+p.Base, s.size)...)
 	}
 	return s
 }

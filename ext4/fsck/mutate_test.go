@@ -357,6 +357,9 @@ func (v *volume) excused(m *mutation, ours bool, codes string, report *fsck.Repo
 		if m.has("journal superblock", "s_errno") {
 			return "e2fsck -n fails when it wants to clear it"
 		}
+		if m.has("block", "name") && m.image == "casefold" && hashCodes.MatchString(codes) {
+			return "e2fsck takes a name that is no UTF-8 for one without a hash"
+		}
 		return ""
 	}
 	if slices.ContainsFunc(classes(problems), func(c string) bool { return c < "0x010000" && strings.Contains(codes, c) }) {
@@ -367,6 +370,10 @@ func (v *volume) excused(m *mutation, ours bool, codes string, report *fsck.Repo
 		switch {
 		case stricter[p.Code] != "":
 			why = stricter[p.Code]
+		case p.Code == "inline-data-missing" && m.has("", "e_name_len"):
+			why = "e2fsck takes a name that ends with NUL for one without"
+		case p.Code == "encryption-context-missing" && (m.has("", "e_name_len") || m.has("", "e_name_index")):
+			why = "e2fsck takes any name c of an unknown index for that of an encryption context"
 		case strings.HasPrefix(p.Code, "htree-hash-") && m.has("", "name") && m.image == "casefold":
 			why = "e2fsck does not compute the hash of a name that is no UTF-8"
 		case p.Code == "block-bitmap" && v.ofUninit(p.Ranges), p.Code == "group-free-blocks", p.Code == "block-bitmap-checksum":
@@ -377,6 +384,9 @@ func (v *volume) excused(m *mutation, ours bool, codes string, report *fsck.Repo
 	}
 	return why
 }
+
+// hashCodes are the status and classes of e2fsck where only hashes are wrong.
+var hashCodes = regexp.MustCompile(`^4( 0x02003[678])(,0x02003[678])*$`)
 
 // ofUninit reports whether all blocks of ranges are metadata of groups whose block
 // bitmap was never written.

@@ -118,7 +118,7 @@ var (
 	xattrChecksum     = row(PassInodes, Error, "xattr-block-checksum", "h_checksum is {have}, want {want}", oneRepair, 0x01006c)
 	xattrRefcount     = row(PassInodes, Error, "xattr-block-refcount", "h_refcount is {have}, want {want}", oneRepair, 0x01003c)
 	xattrEAInode      = row(PassInodes, Error, "xattr-ea-inode", "a value lies in inode {have}, want {want}", noRepair, 0x010083)
-	xattrEAFlag       = row(PassInodes, Error, "ea-inode-flag-missing", "a value lies in inode {have}, which has no flag ea_inode", oneRepair, 0x010086, 0x010085)
+	xattrEAFlag       = row(PassInodes, Error, "ea-inode-flag-missing", "a value lies in inode {have}, which has no flag ea_inode", oneRepair, 0x010086, 0x01000d, 0x010085)
 	eaInodeType       = row(PassInodes, Error, "ea-inode-type", "the flag ea_inode is set, and this is {have}", noRepair)
 )
 

@@ -235,6 +235,9 @@ func (w *worker) ibodyValue(index disk.XattrIndex, name string) (value []byte, p
 			continue
 		}
 		at := p.Base + int(x.ValueOffset)
+		if at+int(x.ValueSize) > len(p.Bytes) { // of no bytes: what is read has been looked at
+			return nil, "the xattrs in the inode are damaged"
+		}
 		if _, ok := entryHash(x.XattrEntry, x.Name, p.Bytes, at); x.Hash != 0 && !ok {
 			return nil, "the hash of an xattr in the inode is wrong"
 		}
