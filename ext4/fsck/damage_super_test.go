@@ -120,7 +120,6 @@ var damagedSupers = []damaging{
 	{name: "meta_bg is set", image: "ext4-1k", debugfs: "feature meta_bg"},
 	{name: "encrypt is not set", image: "encrypted", debugfs: "feature -encrypt", sound: true},
 	{name: "verity is not set", image: "verity", debugfs: "feature -verity", ours: "the file cannot be opened"},
-	{name: "mmp is not set", image: "mmp", debugfs: "feature -mmp"},
 	{name: "mmp is set", image: "ext4-4k", debugfs: "feature mmp"},
 
 	{name: "mmp_magic is none", image: "mmp", change: mmpField(0, 0)},
