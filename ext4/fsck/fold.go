@@ -9,6 +9,9 @@ import (
 //
 //	the checksum of an inode        other problems of that inode
 //	a map that breaks off           i_blocks and i_size of the inode; blocks that the bitmap marks in vain
+//	an index                        what else is wrong with the index of that directory
+//	a feature that is not set       other inodes and entries that want it
+//	the superblock's checksum       all other checksums
 //	a directory that breaks off     inodes without an entry, directories without a parent, link counts
 //	a bitmap                        its checksum, the counts of its group
 //	a group of unused inodes        all entries that name one of them
@@ -42,10 +45,13 @@ type folder struct {
 	bySubject  map[disk.Ino]*Problem   // the first problem that makes an inode unreliable
 	byGroup    map[disk.Group]*Problem // the bitmap problem of a group
 	inodeBits  map[disk.Group]*Problem
-	unusedBy   map[string]*Problem // the first entry that names an unused inode, by the group
-	brokenMap  *Problem            // the first map of which blocks are lost
-	brokenDir  *Problem            // the first directory of which entries are lost
-	brokenTree *Problem            // the first directory that cannot be reached
+	unusedBy   map[string]*Problem   // the first entry that names an unused inode, by the group
+	brokenMap  *Problem              // the first map of which blocks are lost
+	brokenDir  *Problem              // the first directory of which entries are lost
+	brokenTree *Problem              // the first directory that cannot be reached
+	byIndex    map[disk.Ino]*Problem // the first problem of a directory's index
+	ofFeature  map[*Kind]*Problem    // the first that wants a feature
+	superSum   *Problem
 	backup     *Problem
 	short      *Problem // the device is smaller than the file system
 	orphanFile *Problem // another inode stands for the orphan file
@@ -67,6 +73,25 @@ var losesEntries = map[*Kind]bool{
 	direntInode: true, direntUnused: true, inlineMissing: true, treeNoRoot: true,
 }
 
+// indexProblems are those of a directory's index.
+var indexProblems = map[*Kind]bool{
+	htreeRoot: true, htreeHashVersion: true, htreeFlags: true, htreeDepth: true, htreeLimit: true, htreeCount: true, htreeBlock: true,
+	htreeOrder: true, htreeUnreferenced: true, htreeTwice: true, htreeMin: true, htreeMax: true, htreeLeafDepth: true,
+}
+
+// wantsFeature are the problems of inodes and entries with what only a feature, that is
+// not set, allows.
+var wantsFeature = map[*Kind]bool{
+	extentsFeature: true, extentsFlagOnly: true, inlineFeature: true, inlineFlagOnly: true, inodeACLFeature: true, inodeCasefold: true,
+	inodeImagic: true, verityFeature: true, xattrFeature: true, htreeFeature: true, direntTypeSet: true, groupUninit: true,
+}
+
+// checksums are the problems that only checksums have.
+var checksums = map[*Kind]bool{
+	groupChecksum: true, inodeChecksum: true, extentChecksum: true, xattrChecksum: true, dirChecksum: true, htreeChecksum: true,
+	htreeNodeChecksum: true, bitmapBlockSum: true, bitmapInodeSum: true, mmpChecksum: true,
+}
+
 // missedBehindEnd are the problems of what lies behind the end of the device, and
 // those of what is known from there alone.
 var missedBehindEnd = map[*Kind]bool{
@@ -80,11 +105,21 @@ var missedBehindEnd = map[*Kind]bool{
 }
 
 func (f *folder) find(problems []*Problem) {
+	f.byIndex, f.ofFeature = map[disk.Ino]*Problem{}, map[*Kind]*Problem{}
 	f.inodeBits, f.unusedBy = map[disk.Group]*Problem{}, map[string]*Problem{}
 	for _, p := range problems {
 		ino := p.Place.Ino
 		if (p.Kind == inodeGarbage || losesBlocks[p.Kind]) && f.bySubject[ino] == nil {
 			f.bySubject[ino] = p
+		}
+		if indexProblems[p.Kind] && f.byIndex[ino] == nil {
+			f.byIndex[ino] = p
+		}
+		if wantsFeature[p.Kind] && f.ofFeature[p.Kind] == nil {
+			f.ofFeature[p.Kind] = p
+		}
+		if p.Kind == superChecksum {
+			f.superSum = p
 		}
 		if losesBlocks[p.Kind] && f.brokenMap == nil {
 			f.brokenMap = p
@@ -120,8 +155,18 @@ func (f *folder) find(problems []*Problem) {
 	}
 }
 
-// cause is the problem that p follows from, or nil.
+// cause is the problem that p follows from, or nil; it may be p itself.
 func (f *folder) cause(p *Problem) *Problem {
+	switch first := f.bySubject[p.Place.Ino]; {
+	case f.superSum != nil && checksums[p.Kind]:
+		return f.superSum
+	case wantsFeature[p.Kind] && f.ofFeature[p.Kind] != p:
+		return f.ofFeature[p.Kind]
+	case losesBlocks[p.Kind] && first != p, indexProblems[p.Kind] && first != nil:
+		return first
+	case indexProblems[p.Kind]:
+		return f.byIndex[p.Place.Ino]
+	}
 	switch p.Kind {
 	case inodeChecksum:
 		return f.bySubject[p.Place.Ino]

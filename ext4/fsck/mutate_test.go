@@ -365,15 +365,16 @@ func (v *volume) excused(m *mutation, ours bool, codes string, report *fsck.Repo
 	if slices.ContainsFunc(classes(problems), func(c string) bool { return c < "0x010000" && strings.Contains(codes, c) }) {
 		return "e2fsck -n forgets what it finds before pass 1"
 	}
+	if m.has("inode", "e_name") && slices.ContainsFunc(problems, func(p *fsck.Problem) bool {
+		return p.Code == "inline-data-missing" || p.Code == "encryption-context-missing"
+	}) {
+		return "e2fsck finds inline data and encryption contexts by other names, too"
+	}
 	why := ""
 	for _, p := range problems {
 		switch {
 		case stricter[p.Code] != "":
 			why = stricter[p.Code]
-		case p.Code == "inline-data-missing" && m.has("", "e_name_len"):
-			why = "e2fsck takes a name that ends with NUL for one without"
-		case p.Code == "encryption-context-missing" && (m.has("", "e_name_len") || m.has("", "e_name_index")):
-			why = "e2fsck takes any name c of an unknown index for that of an encryption context"
 		case strings.HasPrefix(p.Code, "htree-hash-") && m.has("", "name") && m.image == "casefold":
 			why = "e2fsck does not compute the hash of a name that is no UTF-8"
 		case p.Code == "block-bitmap" && v.ofUninit(p.Ranges), p.Code == "group-free-blocks", p.Code == "block-bitmap-checksum":
