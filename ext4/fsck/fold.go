@@ -63,7 +63,7 @@ var losesBlocks = map[*Kind]bool{
 	extentRoot: true, extentNode: true, extentNodeEmpty: true, extentDepth: true, extentCycle: true, extentStart: true, extentEnd: true,
 	extentOrder: true, extentZero: true, extentBounds: true, extentOverlap: true, blockIllegal: true, blockTooMany: true,
 	blockTooBigDir: true, blockTooBigFile: true, blockTooBigLink: true, blockUnreadable: true, inodeMode: true,
-	extentsFlagOnly: true, extentsFeature: true, inlineJunk: true, inlineMissing: true, inlineFlagOnly: true, inodeLowDtime: true,
+	extentsFlagOnly: true, extentsFeature: true, inlineJunk: true, inlineMissing: true, inlineFlagOnly: true, inlineFeature: true, inodeLowDtime: true,
 	inodeZeroDtime: true,
 }
 
@@ -172,7 +172,7 @@ func (f *folder) cause(p *Problem) *Problem {
 		return f.bySubject[p.Place.Ino]
 	case inodeSize, inodeBlocks, extentChecksum, inodeSymlink, inodeSpecialSize, inodeEmptyDir, extentIndexStart, blockOnMetadata, inodeReservedMode:
 		return f.bySubject[p.Place.Ino]
-	case direntType:
+	case direntType, direntHole:
 		return f.bySubject[p.Place.Ino]
 	case bitmapBlocks:
 		if f.brokenMap != nil && onlyExtra(p) {
