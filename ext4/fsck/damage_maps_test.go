@@ -67,6 +67,9 @@ var damagedMaps = []damaging{
 	{name: "an extent in the second node is very long", image: "extents-deep", change: nodeHalf("/depth-2", 1, 12+4, 0x7fff)},
 	{name: "an extent in a node is behind those of the next", image: "extents-deep", change: nodeField("/depth-2", 1, 24, 0x00ffffff)},
 	{name: "an extent in a node is for block 2^32-1", image: "extents-deep", change: nodeField("/depth-1", 0, 24, 0xffffffff), unnamed: "0x01007d"},
+	{name: "an extent of a file with verity ends behind block 2^32", image: "verity", change: func(v *volume) {
+		v.putAt("/verity", func(in *disk.Inode) { binary.LittleEndian.PutUint32(in.Block[24:], 0xffffffff) })
+	}, ours: "invalid extent"},
 	{name: "an extent lies behind the end", image: "extents-deep", change: nodeField("/depth-1", 0, 24+8, 0xfffffff0)},
 	{name: "an extent lies at block 2^47", image: "extents-deep", change: nodeHalf("/depth-1", 0, 24+6, 0x8000)},
 	{name: "an extent lies on the superblock", image: "extents-deep", change: nodeField("/depth-1", 0, 24+8, 1)},

@@ -370,6 +370,9 @@ func (v *volume) excused(m *mutation, ours bool, codes string, report *fsck.Repo
 	}) {
 		return "e2fsck finds inline data and encryption contexts by other names, too"
 	}
+	if m.image == "verity" && m.has("inode", "ee_block") && slices.ContainsFunc(problems, func(p *fsck.Problem) bool { return p.Code == "extent-bounds" }) {
+		return "the kernel: invalid extent, as its end does not fit in 32 bits"
+	}
 	why := ""
 	for _, p := range problems {
 		switch {
