@@ -169,7 +169,7 @@ func runMkimage(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	gcPercent.Store(20) // millions of names are no garbage
+	garbageLimit.Store(24 << 20) // millions of names are no garbage
 	err = r.run(c)
 	if err != nil && !isSilent(err) && c.Context.Err() != nil {
 		return c.Context.Err() // whatever came of it

@@ -30,6 +30,7 @@ type Builder struct {
 	change  func(*Entry)
 	stats   *counters
 	sums    sums
+	others  others
 	lastDir string              // the last directory that was looked up
 	lastID  nodeID              // 0 is none
 	newest  int64               // the time of the newest entry
@@ -41,11 +42,11 @@ type Builder struct {
 }
 
 // NewBuilder returns a builder of a tree that has nothing but lost+found. change,
-// if not nil, may change each entry before it is taken.
+// if not nil, may change owners, mode and times of each entry before it is taken.
 func NewBuilder(o Options, change func(*Entry)) (*Builder, error) {
 	f := &Builder{t: newTree(), o: &o, change: change, stats: &counters{}}
 	err := f.root()
-	f.first = nodeID(len(f.t.nodes))
+	f.first = nodeID(f.t.nodes.n)
 	return f, err
 }
 
@@ -99,7 +100,7 @@ func (f *Builder) Counts() (c Counts) {
 
 // addAll adds all entries of a source.
 func (f *Builder) addAll(ctx context.Context, src Source) error {
-	f.first, f.touched = nodeID(len(f.t.nodes)), make(map[nodeID]bool)
+	f.first, f.touched = nodeID(f.t.nodes.n), make(map[nodeID]bool)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -182,7 +183,7 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 			if f.direct {
 				return f.ahead.write(ctx, id, e.Content)
 			}
-			f.t.detailOf(id).content = e.Content
+			f.keep(id, e.Content)
 			return nil
 		}
 		return f.write(ctx, id, e.Content)
@@ -194,10 +195,9 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 			return errPath(e.Path, "the target of the symbolic link has a NUL")
 		}
 		n.size = int64(len(e.Link))
-		f.t.detailOf(id).target = e.Link
+		n.where = f.t.text.add([]byte(e.Link))
 	case disk.ModeChar, disk.ModeBlock:
-		d := f.t.detailOf(id)
-		d.major, d.minor = e.Major, e.Minor
+		n.where = uint64(e.Major)<<32 | uint64(e.Minor)
 	case disk.ModeFIFO, disk.ModeSocket:
 	default:
 		return errPath(e.Path, "its mode is %#o, which is of no known type", e.Mode)
@@ -253,7 +253,7 @@ func (f *Builder) place(e *Entry) (nodeID, error) {
 		n := f.t.node(id)
 		n.state |= nodeAlias | nodeExplicit
 		n.mode = f.t.node(target).mode
-		f.t.detailOf(id).alias = target
+		n.where = uint64(target)
 		if f.aliases != nil {
 			f.aliases[target] = append(f.aliases[target], id)
 		}
@@ -360,7 +360,7 @@ func (f *Builder) follow(id nodeID, path string, create bool, hops *int) (nodeID
 		case disk.ModeDir:
 			id = c
 		case disk.ModeLink:
-			to := f.t.details[n.detail].target
+			to := string(f.t.targetOf(n))
 			if *hops--; *hops < 0 {
 				return 0, fmt.Errorf("%s: the symbolic links lead in circles", f.t.path(c))
 			}

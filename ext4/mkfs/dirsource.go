@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -33,6 +34,8 @@ type DirSource struct {
 	links   map[fileKey]string // path of the first name of what has several
 	started bool
 	noFlags sync.Map // by number, the devices whose files have none
+	devs    []uint64 // the devices that files are on
+	seed    maphash.Seed
 }
 
 // A fileKey is what makes a file one: device and inode.
@@ -41,7 +44,7 @@ type fileKey struct{ dev, ino uint64 }
 type dirLevel struct {
 	path   string // from the root of the source
 	fd     *os.File
-	st     unix.Stat_t // before it was listed
+	stamp  uint64 // before it was listed
 	names  []string
 	looked []looked // at the first of names
 }
@@ -57,14 +60,16 @@ type looked struct {
 // NewDirSource opens the directory at path. noXattrs leaves extended
 // attributes out.
 func NewDirSource(path string, noXattrs bool) (*DirSource, error) {
-	s := &DirSource{root: path, xattrs: !noXattrs, links: make(map[fileKey]string)}
+	s := &DirSource{root: path, xattrs: !noXattrs, links: make(map[fileKey]string), seed: maphash.MakeSeed()}
 	fd, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	s.fd = fd
 	l := &dirLevel{fd: fd}
-	if err = unix.Fstat(int(fd.Fd()), &l.st); err == nil {
+	var st unix.Stat_t
+	if err = unix.Fstat(int(fd.Fd()), &st); err == nil {
+		l.stamp = s.stamp(&st)
 		err = s.list(l)
 	}
 	if err != nil {
@@ -94,17 +99,26 @@ func (s *DirSource) leave() error {
 	if l.fd != s.fd {
 		defer l.fd.Close()
 	}
-	return s.unchanged(int(l.fd.Fd()), l.path, &l.st)
+	return s.unchanged(int(l.fd.Fd()), l.path, l.stamp)
 }
 
-// unchanged fails if an open file is not what it was. Whoever writes to a file can give it
-// any time of writing, but not the one of that change.
-func (s *DirSource) unchanged(fd int, path string, was *unix.Stat_t) error {
+// stamp is a hash of what tells a file from others, and from itself once it has
+// changed: whoever writes to a file can give it any time of writing, but not the one of
+// that change.
+func (s *DirSource) stamp(st *unix.Stat_t) uint64 {
+	return maphash.Comparable(s.seed, struct {
+		dev, ino, size, mode int64
+		mtime, ctime         unix.Timespec
+	}{int64(st.Dev), int64(st.Ino), st.Size, int64(st.Mode), st.Mtim, st.Ctim})
+}
+
+// unchanged fails if an open file is not what it was.
+func (s *DirSource) unchanged(fd int, path string, was uint64) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return s.failed("stat", path, err)
 	}
-	if st.Dev != was.Dev || st.Ino != was.Ino || st.Size != was.Size || st.Mtim != was.Mtim || st.Ctim != was.Ctim || st.Mode != was.Mode {
+	if s.stamp(&st) != was {
 		return s.changed(path)
 	}
 	return nil
@@ -149,6 +163,7 @@ func (s *DirSource) Next(ctx context.Context) (*Entry, error) {
 			s.lookAt(l)
 		}
 		name, found := l.names[0], &l.looked[0]
+		l.names[0] = "" // it is no garbage as long as the list has it
 		l.names, l.looked = l.names[1:], l.looked[1:]
 		e, down, err := s.entry(l.fd, name, l.join(name), found)
 		if err != nil {
@@ -267,13 +282,13 @@ func (s *DirSource) entry(dir *os.File, name, path string, found *looked) (e *En
 				return nil, nil, s.failed("open", path, err)
 			}
 			fd = os.NewFile(uintptr(n), s.full(path))
-			down = &dirLevel{path: path, fd: fd, st: *st}
+			down = &dirLevel{path: path, fd: fd, stamp: s.stamp(st)}
 		}
 		if e.Flags, e.Project, err = s.attributes(int(fd.Fd()), st.Dev, path); err != nil {
 			return nil, nil, err
 		}
 	case disk.ModeReg:
-		c := &fileContent{s: s, path: path, st: *st}
+		c := &fileContent{s: s, path: path, size: st.Size, dev: st.Dev, stamp: s.stamp(st), sparse: st.Blocks*512 < st.Size}
 		e.Content = c
 		if _, none := s.noFlags.Load(st.Dev); st.Size == 0 && !none { // nobody is going to open it
 			r, err := c.openIn(int(dir.Fd()), name)
@@ -386,16 +401,34 @@ func readXattr(buf []byte, get func([]byte) (int, error)) ([]byte, error) {
 
 // fileContent is a regular file of a DirSource.
 type fileContent struct {
-	s    *DirSource
-	path string
-	st   unix.Stat_t // when it was listed
+	s      *DirSource
+	path   string
+	size   int64
+	dev    uint64
+	stamp  uint64 // when it was listed
+	sparse bool
+}
+
+// keep implements [keepable].
+func (c *fileContent) keep() (from keeper, key uint64, sub uint32) {
+	i := slices.Index(c.s.devs, c.dev)
+	if i < 0 {
+		i = len(c.s.devs)
+		c.s.devs = append(c.s.devs, c.dev)
+	}
+	return c.s, c.stamp, uint32(i)
+}
+
+// content implements [keeper].
+func (s *DirSource) content(path string, size int64, k kept) Content {
+	return &fileContent{s: s, path: path, size: size, dev: s.devs[k.sub], stamp: k.key, sparse: k.sparse}
 }
 
 // Later implements [Content].
 func (c *fileContent) Later() bool { return true }
 
-// Allocated implements [Content].
-func (c *fileContent) Allocated() int64 { return min(c.st.Blocks*512, c.st.Size) }
+// Sparse implements [Content].
+func (c *fileContent) Sparse() bool { return c.sparse }
 
 // Open implements [Content].
 func (c *fileContent) Open() (Reader, error) {
@@ -457,12 +490,12 @@ func (r *fileReader) Read(p []byte) (int, error) {
 // Close implements [Reader]. It fails if the file has changed meanwhile.
 func (r *fileReader) Close() error {
 	defer unix.Close(r.fd)
-	return r.c.s.unchanged(r.fd, r.c.path, &r.c.st)
+	return r.c.s.unchanged(r.fd, r.c.path, r.c.stamp)
 }
 
 // Data implements [Reader].
 func (r *fileReader) Data(off int64) (start, end int64, err error) {
-	size := r.c.st.Size
+	size := r.c.size
 	end, err = unix.Seek(r.fd, off, unix.SEEK_HOLE)
 	if err == nil && end > off {
 		return off, end, nil // most files have no hole
@@ -491,5 +524,5 @@ func (r *fileReader) Skip(off int64) error {
 
 // Attributes implements [attributed].
 func (r *fileReader) Attributes() (disk.FileFlags, uint32, error) {
-	return r.c.s.attributes(r.fd, r.c.st.Dev, r.c.path)
+	return r.c.s.attributes(r.fd, r.c.dev, r.c.path)
 }

@@ -166,10 +166,6 @@ func (w *finisher) inode(id nodeID) (*inode, error) {
 	if w.v.sb.InodeSize > disk.GoodOldInodeSize {
 		in.ExtraIsize, in.Crtime, in.ProjID = extraIsize, t, n.project
 	}
-	var d *detail
-	if n.detail != 0 {
-		d = &w.t.details[n.detail]
-	}
 	var inline []byte
 	switch n.mode.Type() {
 	case disk.ModeDir:
@@ -178,37 +174,36 @@ func (w *finisher) inode(id nodeID) (*inode, error) {
 			return nil, err
 		}
 	case disk.ModeReg:
-		if d != nil && d.inline != nil {
-			inline = d.inline
+		if n.state&nodeInline != 0 {
+			inline = w.t.text.at(n.where, int(n.size))
 			break
 		}
-		w.fileMap(in, n, d)
+		w.fileMap(in, n)
 	case disk.ModeLink:
-		if err := w.symlink(in, d); err != nil {
+		if err := w.symlink(in, w.t.targetOf(n)); err != nil {
 			return nil, err
 		}
 	case disk.ModeChar, disk.ModeBlock:
-		in.SetDev(d.major, d.minor)
+		in.SetDev(uint32(n.where>>32), uint32(n.where))
 	}
 	return in, w.attach(in, n.xattrs, inline)
 }
 
 // fileMap is where a file's blocks lie.
-func (w *finisher) fileMap(in *inode, n *node, d *detail) {
-	if d != nil && d.iblock != nil {
-		in.Block = *d.iblock
-		in.BlocksRaw = d.sectors
-		return
-	}
+func (w *finisher) fileMap(in *inode, n *node) {
+	d := w.t.details.at(n.detail)
 	if !w.v.sb.Incompat.Has(disk.IncompatExtents) {
+		if d.iblock != nil {
+			in.Block, in.BlocksRaw = *d.iblock, d.sectors
+			return
+		}
+		for i := range n.blocks {
+			le.PutUint32(in.Block[4*i:], uint32(n.where)+i)
+		}
+		w.v.addBlocks(&in.Inode, uint64(n.blocks))
 		return
 	}
-	var list []disk.Extent
-	if n.blocks > 0 {
-		list = extents(0, []run{{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)}}, false)
-	} else if d != nil {
-		list = d.extents
-	}
+	list := w.t.extentsOf(n)
 	setExtents(in, list)
 	w.v.addBlocks(&in.Inode, w.v.mappedBlocks(list))
 }
@@ -229,8 +224,7 @@ func (v *volume) mappedBlocks(list []disk.Extent) uint64 {
 // symlink stores a target: in i_block if it is short, or in a block. As the kernel does,
 // and unlike mke2fs, it makes none inline: e2fsck neither looks at the xattrs of
 // such a link nor counts it for the quota.
-func (w *finisher) symlink(in *inode, d *detail) error {
-	target := []byte(d.target)
+func (w *finisher) symlink(in *inode, target []byte) error {
 	if len(target) < disk.IBlockSize {
 		copy(in.Block[:], target)
 		return nil
@@ -249,6 +243,11 @@ func (w *finisher) directory(id nodeID, in *inode) (inline []byte, err error) {
 		folds: in.Flags.Has(disk.FlagCasefold),
 		seed:  disk.InodeSeed(w.v.sb.Seed(), n.ino, 0),
 	}
+	count := 0
+	for c := n.child; c != 0; c = w.t.node(c).next {
+		count++
+	}
+	d.entries = make([]dirEntry, 0, count)
 	for c := n.child; c != 0; c = w.t.node(c).next {
 		t := w.t.node(w.t.target(c))
 		d.entries = append(d.entries, dirEntry{name: w.t.nameOf(w.t.node(c)), ino: t.ino, kind: t.mode.FileType()})

@@ -84,7 +84,7 @@ func (s *fitter) fits(size int64) (*Params, error) {
 	f := s.f
 	room := s.free.Bytes + uint64(float64(size)*s.free.Percent/100)
 	spare := room / defaultInodeRatio // inodes for the free room
-	inodes := uint64(len(f.t.nodes))
+	inodes := f.t.nodes.n
 	for first := true; ; first = false {
 		o := *f.o
 		given := o.Inodes != 0 || o.InodeRatio != 0
@@ -230,11 +230,10 @@ func (f *Builder) need(v *volume) (need, error) {
 // readProject asks for the project of a file that has not been opened yet.
 func (f *Builder) readProject(id nodeID) error {
 	n := f.t.node(id)
-	c := f.t.details[n.detail].content
-	if c == nil {
+	if n.state&nodeWaits == 0 {
 		return nil
 	}
-	r, err := c.Open()
+	r, err := f.keptContent(id).Open()
 	if err != nil {
 		return err
 	}
@@ -251,8 +250,8 @@ func (f *Builder) needFile(v *volume, id nodeID) (uint64, error) {
 		return 0, nil
 	}
 	spans := []span{{0, x.size}}
-	if c := f.t.details[x.detail].content; c != nil && c.Allocated() < x.size {
-		r, err := c.Open()
+	if x.state&nodeWaits != 0 && f.t.kept.at(x.detail).sparse {
+		r, err := f.keptContent(id).Open()
 		if err != nil {
 			return 0, err
 		}

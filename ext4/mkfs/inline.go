@@ -47,7 +47,9 @@ func (f *Builder) readInline(id nodeID, r Reader, path string) error {
 	f.stats.bytes.Add(uint64(len(data)))
 	f.sums.add(0, data)
 	f.sums.end(f, id)
-	f.t.detailOf(id).inline = data
+	n := f.t.node(id)
+	n.where = f.t.text.add(data)
+	n.state |= nodeInline
 	return nil
 }
 

@@ -55,7 +55,7 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 	phase("layout")
 	f.ahead = newReadAhead(f)
 	defer f.ahead.close()
-	if len(sources) == 1 && len(f.t.nodes) == int(f.first) {
+	if len(sources) == 1 && f.t.nodes.n == uint64(f.first) {
 		// Nothing else replaces what is in a directory, and its order is that of the tree.
 		_, f.direct = sources[0].(*DirSource)
 	}
@@ -128,15 +128,12 @@ func (f *Builder) date() {
 func (f *Builder) contents(ctx context.Context) error {
 	err := f.t.walk(func(id nodeID) error {
 		n := f.t.node(id)
-		if n.state&nodeAlias != 0 || n.mode.Type() != disk.ModeReg || n.detail == 0 {
+		if n.state&nodeWaits == 0 {
 			return nil
 		}
-		d := &f.t.details[n.detail]
-		c := d.content
-		if c == nil {
-			return nil
-		}
-		d.content = nil
+		c := f.keptContent(id)
+		n.state &^= nodeWaits
+		n.detail = 0
 		return f.ahead.write(ctx, id, c)
 	})
 	if err != nil {

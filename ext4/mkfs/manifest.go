@@ -26,10 +26,6 @@ func (f *Builder) Manifest(fn func(*ManifestEntry) error) error {
 		to := f.t.target(id)
 		n := f.t.node(to)
 		e := &ManifestEntry{Path: f.t.path(id), Ino: n.ino, Mode: n.mode, Size: n.size, Links: n.links}
-		var d *detail
-		if n.detail != 0 {
-			d = &f.t.details[n.detail]
-		}
 		switch n.mode.Type() {
 		case disk.ModeReg:
 			sum, ok := f.sums.list[to]
@@ -37,14 +33,9 @@ func (f *Builder) Manifest(fn func(*ManifestEntry) error) error {
 				sum = sha256.Sum256(nil) // it is empty
 			}
 			e.SHA256 = &sum
-			switch {
-			case n.blocks > 0:
-				e.Extents = extents(0, []run{{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)}}, false)
-			case d != nil:
-				e.Inline, e.Extents = d.inline != nil, d.extents
-			}
+			e.Inline, e.Extents = n.state&nodeInline != 0, f.t.extentsOf(n)
 		case disk.ModeLink:
-			e.Target = d.target
+			e.Target = string(f.t.targetOf(n))
 		}
 		return fn(e)
 	})

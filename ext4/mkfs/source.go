@@ -55,9 +55,8 @@ type Content interface {
 	// else the content is read before the next entry is asked for.
 	Later() bool
 
-	// Allocated is how many bytes are not in holes, as far as can be told
-	// without reading.
-	Allocated() int64
+	// Sparse reports whether there may be holes.
+	Sparse() bool
 }
 
 // A Reader reads a file from front to back.

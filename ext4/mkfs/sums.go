@@ -96,11 +96,11 @@ func (f *Builder) digest(full bool) [sha256.Size]byte {
 		} else {
 			u(uint64(n.crc))
 		}
-		switch d := &f.t.details[n.detail]; n.mode.Type() {
+		switch n.mode.Type() {
 		case disk.ModeLink:
-			bytes([]byte(d.target))
+			bytes(f.t.targetOf(n))
 		case disk.ModeChar, disk.ModeBlock:
-			u(uint64(d.major)<<32 | uint64(d.minor))
+			u(n.where) // major and minor number
 		}
 		h.Write(b)
 		return nil
