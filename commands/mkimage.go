@@ -140,7 +140,7 @@ func mkimageFlags() []cli.Flag {
 		yes(fillCategory, "root-owner", "everything belongs to 0:0"),
 		list(fillCategory, "map-owner", "change owners: `FROM=TO` with a user's number, or :FROM=TO with a group's, or * for all"),
 		str(fillCategory, "mtime-clamp", "no file is newer than `TIME`, seconds since 1970 or RFC 3339; default $SOURCE_DATE_EPOCH"),
-		str(fillCategory, "manifest", "write a line of JSON for each file to `FILE`: path, inode, size, SHA-256, extents"),
+		str(fillCategory, "manifest", "write a line of JSON for each file to `FILE`: path, inode, size, SHA-256, extents; see docs/JSON.md"),
 	}
 }
 
@@ -199,8 +199,11 @@ func (r *mkimageRequest) run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.manifest != "" || out(c).json && !r.dry {
+	if out(c).json && !r.dry {
 		b.HashContents()
+	}
+	if r.manifest != "" {
+		b.HashFiles()
 	}
 	progress := startProgress(out(c), mkimageProgress(b))
 	defer progress.stop()
@@ -529,6 +532,11 @@ func (r *mkimageRequest) writeManifest(b *mkfs.Builder, result *mkfs.Result) (er
 		o.kInt("size", e.Size)
 		if e.SHA256 != nil {
 			o.kStr("sha256", hex.EncodeToString(e.SHA256[:]))
+		}
+		if e.Sparse != nil {
+			o.kStr("sha256_sparse", hex.EncodeToString(e.Sparse[:]))
+		}
+		if e.Mode.Type() == disk.ModeReg {
 			o.kArr("extents")
 			if e.Inline {
 				o.extent(extent{nowhere: true, length: uint64(e.Size), state: stateInline, flags: fiemapInline, flagNames: fiemapFlagNames(fiemapInline)})

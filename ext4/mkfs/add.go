@@ -2,7 +2,6 @@ package mkfs
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -44,17 +43,17 @@ type Builder struct {
 // NewBuilder returns a builder of a tree that has nothing but lost+found. change,
 // if not nil, may change owners, mode and times of each entry before it is taken.
 func NewBuilder(o Options, change func(*Entry)) (*Builder, error) {
-	f := &Builder{t: newTree(), o: &o, change: change, stats: &counters{}}
+	f := &Builder{t: newTree(), o: &o, change: change, stats: &counters{}, sums: sums{plains: fileSums{}, sparses: fileSums{}}}
 	err := f.root()
 	f.first = nodeID(f.t.nodes.n)
 	return f, err
 }
 
-// HashContents makes the builder sum contents with SHA-256, which a manifest
-// and the content hash of [Result] need.
-func (f *Builder) HashContents() {
-	f.sums.sha, f.sums.list = sha256.New(), make(map[nodeID][sha256.Size]byte)
-}
+// HashContents makes the builder sum contents for the content hash of [Result].
+func (f *Builder) HashContents() { f.sums.contents = true }
+
+// HashFiles makes the builder sum the contents of each file for [Builder.Manifest].
+func (f *Builder) HashFiles() { f.sums.files = true }
 
 // Scan takes all entries of a source. Its contents must be such that can wait.
 func (f *Builder) Scan(ctx context.Context, src Source) error { return f.addAll(ctx, src) }

@@ -74,7 +74,7 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 	phase("contents")
 	f.date()
 	f.identify(f.digest(false))
-	if f.sums.list != nil {
+	if f.sums.contents {
 		sum := f.digest(true)
 		r.Content = &sum
 	}

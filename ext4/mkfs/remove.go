@@ -58,9 +58,7 @@ func (f *Builder) promote(id nodeID) {
 	h.state &^= nodeDead
 	h.links--
 	t.node(id).detail = 0
-	if sum, ok := f.sums.list[id]; ok {
-		f.sums.list[heir] = sum
-	}
+	f.sums.move(id, heir)
 }
 
 // release gives back the blocks of a file that was written and is replaced.

@@ -31,6 +31,7 @@ func fill(dir, img string, o Options, size int64, change func(*Entry), open ...o
 		return nil, nil, err
 	}
 	b.HashContents()
+	b.HashFiles()
 	var spool *Spool
 	if size == 0 {
 		if spool, err = NewSpool(dir); err != nil {
