@@ -229,10 +229,18 @@ func (w *finisher) symlink(in *inode, target []byte) error {
 		copy(in.Block[:], target)
 		return nil
 	}
-	if len(target) >= w.v.sb.BlockSize() {
-		return fmt.Errorf("the target of the symbolic link has %d bytes, more than fit into a block", len(target))
+	if err := w.v.checkTarget(len(target)); err != nil {
+		return err
 	}
 	return w.v.store(in, target)
+}
+
+// checkTarget refuses the target of a symbolic link that is longer than a block holds.
+func (v *volume) checkTarget(n int) error {
+	if n >= max(v.sb.BlockSize(), disk.IBlockSize) {
+		return usage("use larger blocks, as -b 4096", "the target of the symbolic link has %d bytes, a block of %d holds less", n, v.sb.BlockSize())
+	}
+	return nil
 }
 
 // directory writes a directory.
@@ -363,57 +371,28 @@ func (w *finisher) attach(in *inode, set uint32, inline []byte) error {
 	case xattrRoom(list) <= w.v.blockRoom():
 		return w.attachBlock(in, set, list)
 	}
-	list, body, err := w.split(in, list)
+	list, body, err := w.v.divide(list)
 	if err != nil {
 		return err
+	}
+	for _, part := range [][]xattr{list, body} {
+		for i := range part {
+			x := &part[i]
+			if x.ea == nil {
+				continue
+			}
+			if x.ea, err = w.largeValue(x.value); err != nil {
+				return err
+			}
+			in.eaRefs++
+			w.v.addBlocks(&in.Inode, w.v.clusterBlocks(w.v.blocksOf(len(x.value))))
+		}
 	}
 	in.body = append(in.body, body...)
 	if len(list) == 0 {
 		return nil
 	}
 	return w.attachBlock(in, 0, list)
-}
-
-// split finds room for xattrs of which there are too many for a block: large values in inodes of
-// their own, and what fits in the inode itself.
-func (w *finisher) split(in *inode, list []xattr) (block, body []xattr, err error) {
-	list = append([]xattr(nil), list...)
-	if w.v.sb.Incompat.Has(disk.IncompatEAInode) {
-		for xattrRoom(list) > w.v.blockRoom() {
-			big := -1
-			for i := range list {
-				if list[i].ea == nil && len(list[i].value) > disk.XattrEntrySize && (big < 0 || len(list[i].value) > len(list[big].value)) {
-					big = i
-				}
-			}
-			if big < 0 {
-				break
-			}
-			if list[big].ea, err = w.largeValue(list[big].value); err != nil {
-				return nil, nil, err
-			}
-			in.eaRefs++
-			w.v.addBlocks(&in.Inode, w.v.clusterBlocks((uint64(len(list[big].value))+uint64(w.v.sb.BlockSize())-1)>>w.v.sb.BlockBits()))
-		}
-	}
-	if len(in.body) == 0 {
-		for i := 0; i < len(list) && xattrRoom(list) > w.v.blockRoom(); {
-			if xattrRoom(append(body[:len(body):len(body)], list[i])) <= w.v.ibodyRoom() {
-				body = append(body, list[i])
-				list = append(list[:i:i], list[i+1:]...)
-				continue
-			}
-			i++
-		}
-	}
-	if xattrRoom(list) > w.v.blockRoom() {
-		hint := "add -O ea_inode"
-		if w.v.sb.Incompat.Has(disk.IncompatEAInode) {
-			hint = "use larger blocks"
-		}
-		return nil, nil, usage(hint, "its extended attributes take more room than a block has")
-	}
-	return list, body, nil
 }
 
 // attachBlock gives an inode a block of xattrs, one that equal sets share.

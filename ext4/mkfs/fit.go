@@ -56,8 +56,13 @@ type fitter struct {
 	f      *Builder
 	free   Free
 	known  map[needKey]need
+	least  int   // bytes of the smallest blocks that may do
 	failed error // of a source, whatever the size
 }
+
+// maxFitBlock is the largest block that sizes are tried with unless another
+// was asked for: all kernels have pages as large.
+const maxFitBlock = 4096
 
 // between halves the sizes between one that is too small and one that is not.
 func (s *fitter) between(low, high int64, best *Params) (*Params, error) {
@@ -92,6 +97,10 @@ func (s *fitter) fits(size int64) (*Params, error) {
 			o.Inodes = inodes + spare
 		}
 		p, err := Resolve(size, o)
+		if err == nil && p.sb.BlockSize() < s.least {
+			o.BlockSize = s.least
+			p, err = Resolve(size, o)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -108,12 +117,13 @@ func (s *fitter) fits(size int64) (*Params, error) {
 			}
 			s.known[key] = n
 		}
-		if bs := v.sb.BlockSize(); n.link >= bs {
-			err := fmt.Errorf("%w: the target of a symbolic link has %d bytes, more than a block of %d holds", errDoesNotFit, n.link, bs)
-			if o.BlockSize != 0 {
-				s.failed = err
+		if n.block != nil {
+			if f.o.BlockSize != 0 || v.sb.BlockSize() >= maxFitBlock {
+				s.failed = n.block
+				return nil, n.block
 			}
-			return nil, err
+			s.least = 2 * v.sb.BlockSize()
+			return s.fits(size)
 		}
 		if first && !given {
 			// Each group's share is rounded to a multiple of 8, perhaps down.
@@ -136,7 +146,7 @@ func (s *fitter) fits(size int64) (*Params, error) {
 // need is what a tree takes.
 type need struct {
 	blocks, inodes uint64
-	link           int // bytes of the longest target of a link that takes a block
+	block          error // what blocks are too small for, which are larger in larger file systems
 }
 
 // needKey is what a need depends on.
@@ -159,6 +169,11 @@ func (f *Builder) need(v *volume) (need, error) {
 	blocks := make(map[uint32]uint64) // by xattr set: inodes that need it in a block
 	projects := slices.Contains(v.p.quota, quotaProject)
 	add := func(b uint64) { n.blocks += v.clusterBlocks(b) }
+	small := func(id nodeID, err error) {
+		if err != nil && n.block == nil {
+			n.block = errPath(f.t.path(id), "%w", err)
+		}
+	}
 	err := f.t.walk(func(id nodeID) error {
 		x := f.t.node(id)
 		if x.state&nodeAlias != 0 {
@@ -195,7 +210,7 @@ func (f *Builder) need(v *volume) (need, error) {
 			}
 		case disk.ModeLink:
 			if x.size >= disk.IBlockSize {
-				n.link = max(n.link, int(x.size))
+				small(id, v.checkTarget(int(x.size)))
 				add(1)
 			}
 		}
@@ -204,10 +219,12 @@ func (f *Builder) need(v *volume) (need, error) {
 		}
 		blocks[x.xattrs]++
 		if xattrRoom(set.list) > v.blockRoom() {
-			for _, a := range set.list {
-				if len(a.value) > disk.XattrEntrySize {
+			list, _, err := v.divide(set.list)
+			small(id, err)
+			for _, a := range list {
+				if a.ea != nil {
 					n.inodes++
-					add((uint64(len(a.value)) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits())
+					add(v.blocksOf(len(a.value)))
 				}
 			}
 		}
@@ -221,8 +238,7 @@ func (f *Builder) need(v *volume) (need, error) {
 		n.blocks += v.clusterBlocks(1) * ((inodes + maxXattrRefs - 1) / maxXattrRefs)
 	}
 	for _, t := range v.p.quota {
-		size := len(encodeQuota(t, use[t]))
-		add((uint64(size) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits())
+		add(v.blocksOf(len(encodeQuota(t, use[t]))))
 	}
 	return n, err
 }

@@ -122,12 +122,15 @@ func (v *volume) mapRuns(in *inode, runs []run, n uint64) error {
 	return m.finish()
 }
 
+// blocksOf is how many blocks n bytes take.
+func (v *volume) blocksOf(n int) uint64 { return uint64((n + v.sb.BlockSize() - 1) / v.sb.BlockSize()) }
+
 // storeAt writes contents to the blocks of runs and maps them.
 func (v *volume) storeAt(in *inode, runs []run, data []byte) error {
 	bs := v.sb.BlockSize()
 	block := make([]byte, bs)
 	next := sequence(runs)
-	n := (len(data) + bs - 1) / bs
+	n := int(v.blocksOf(len(data)))
 	for i := range n {
 		clear(block[copy(block, data[i*bs:]):])
 		if err := v.writeBlock(next(), block); err != nil {
@@ -139,7 +142,7 @@ func (v *volume) storeAt(in *inode, runs []run, data []byte) error {
 
 // store writes contents to blocks that are free.
 func (v *volume) store(in *inode, data []byte) error {
-	n := (uint64(len(data)) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits()
+	n := v.blocksOf(len(data))
 	runs, err := v.allocPieces("contents", disk.PBlock(v.sb.FirstDataBlock), n)
 	if err != nil {
 		return err
