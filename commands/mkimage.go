@@ -219,7 +219,7 @@ func (r *mkimageRequest) run(c *cli.Context) error {
 		if p, err = mkfs.Resolve(size, r.o); err != nil {
 			return err
 		}
-	} else if _, err := b.Fit(r.free); err != nil {
+	} else if _, err := b.Fit(ctx, r.free); err != nil {
 		return err // not even nothing fits
 	}
 	if r.dry && !r.auto {
@@ -252,7 +252,7 @@ func (r *mkimageRequest) run(c *cli.Context) error {
 		}
 	}
 	if r.auto {
-		if p, err = b.Fit(r.free); err != nil {
+		if p, err = b.Fit(ctx, r.free); err != nil {
 			return err
 		}
 	}

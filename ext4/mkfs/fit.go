@@ -1,6 +1,7 @@
 package mkfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,11 +20,11 @@ type Free struct {
 var usageBounds = []int64{3 << 20, 512 << 20, 4 << 40, 16 << 40, 1 << 60}
 
 // Fit finds the smallest file system that holds what was scanned, and free.
-func (f *Builder) Fit(free Free) (*Params, error) {
+func (f *Builder) Fit(ctx context.Context, free Free) (*Params, error) {
 	if !(free.Percent >= 0 && free.Percent < 100) {
 		return nil, usage("", "%g percent of free room: want 0 to less than 100", free.Percent)
 	}
-	s := &fitter{f: f, free: free, known: make(map[needKey]need)}
+	s := &fitter{ctx: ctx, f: f, free: free, known: make(map[needKey]need)}
 	var first error
 	low := int64(64 << 10)
 	for _, end := range usageBounds {
@@ -53,6 +54,7 @@ func (f *Builder) Fit(free Free) (*Params, error) {
 
 // A fitter tries sizes.
 type fitter struct {
+	ctx    context.Context
 	f      *Builder
 	free   Free
 	known  map[needKey]need
@@ -111,7 +113,7 @@ func (s *fitter) fits(size int64) (*Params, error) {
 		key := needKeyOf(&v.sb)
 		n, ok := s.known[key]
 		if !ok {
-			if n, err = f.need(v); err != nil {
+			if n, err = f.need(s.ctx, v); err != nil {
 				s.failed = err
 				return nil, err
 			}
@@ -162,8 +164,8 @@ func needKeyOf(sb *disk.Superblock) needKey {
 
 // need counts the blocks that the tree takes in the volume v; directories by
 // the most that they can take, since the order of their hashes is not known. Its errors
-// are those of sources.
-func (f *Builder) need(v *volume) (need, error) {
+// are those of sources, and ctx's.
+func (f *Builder) need(ctx context.Context, v *volume) (need, error) {
 	n := need{inodes: uint64(v.sb.FirstIno)} // those that are reserved, and the orphan file
 	var use usages
 	blocks := make(map[uint32]uint64) // by xattr set: inodes that need it in a block
@@ -175,6 +177,9 @@ func (f *Builder) need(v *volume) (need, error) {
 		}
 	}
 	err := f.t.walk(func(id nodeID) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		x := f.t.node(id)
 		if x.state&nodeAlias != 0 {
 			return nil

@@ -2,6 +2,8 @@ package mkfs
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -15,6 +17,7 @@ import (
 // What is too long for a block of a small file system makes larger blocks, not
 // a larger file system, unless the blocks were asked for: that is an error at once.
 func TestFitBlocks(t *testing.T) {
+	fixtures.Need(t, "e2fsck")
 	link := func(n int) *Entry {
 		return &Entry{Path: "dir/l", Mode: disk.ModeLink | 0o777, Link: strings.Repeat("t", n)}
 	}
@@ -66,6 +69,42 @@ func TestFitBlocks(t *testing.T) {
 			if status, out := fixtures.E2fsck(t, img); status != 0 {
 				t.Errorf("%s: e2fsck: exit status %d: %s", test.name, status, out)
 			}
+		}
+	}
+}
+
+// Whoever gives up does not wait until a size has been found.
+func TestFitGivesUp(t *testing.T) {
+	b, err := NewBuilder(Options{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := b.Scan(ctx, oddTree(false)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Fit(ctx, Free{}); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := b.Fit(ctx, Free{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("after cancel: %v", err)
+	}
+}
+
+// Files from the future keep their time, and e2fsck has nothing to say.
+func TestFuture(t *testing.T) {
+	fixtures.Need(t, "e2fsck")
+	const year2100 = 4102444800
+	for _, set := range []string{"", "-b 1024 -I 128", "-t ext2", "-O quota,project", "-O mmp"} {
+		img := filepath.Join(t.TempDir(), "image")
+		e := &Entry{Path: "dir/made/up", Mode: disk.ModeReg | 0o644, Mtime: disk.Time{Sec: year2100, Nsec: 5}}
+		open := func(*Spool) (Source, bool, error) { return &memSource{list: []*Entry{e}}, true, nil }
+		if _, _, err := fill(filepath.Dir(img), img, parseArgs(t, strings.Fields(set)), 0, nil, open); err != nil {
+			t.Fatal(err)
+		}
+		if status, out := fixtures.E2fsck(t, img); status != 0 || strings.Contains(out, "future") {
+			t.Errorf("%q: e2fsck: exit status %d: %s", set, status, out)
 		}
 	}
 }

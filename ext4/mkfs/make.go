@@ -108,11 +108,12 @@ func (f *Builder) root() error {
 // date gives the file system its time, and that to what has none of its own.
 func (f *Builder) date() {
 	t := max(0, min(f.newest, maxTime))
+	sb := &f.v.sb
 	if !f.o.Time.IsZero() {
 		t = f.o.Time.Unix()
-	}
-	sb := &f.v.sb
-	sb.MkfsTime, sb.LastCheck, sb.Wtime = t, t, t
+		sb.Wtime = t
+	} // else it was never written: e2fsck does not like a time of writing that is to come
+	sb.MkfsTime, sb.LastCheck = t, t
 	if in := f.v.builtin.journalIn; in != nil {
 		f.v.dateInode(in)
 	}

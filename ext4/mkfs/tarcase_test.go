@@ -54,7 +54,7 @@ func fill(dir, img string, o Options, size int64, change func(*Entry), open ...o
 	}
 	var p *Params
 	if size == 0 {
-		p, err = b.Fit(Free{})
+		p, err = b.Fit(ctx, Free{})
 	} else {
 		p, err = Resolve(size, o)
 	}
