@@ -128,14 +128,17 @@ func (v *volume) blocksOf(n int) uint64 { return uint64((n + v.sb.BlockSize() - 
 // storeAt writes contents to the blocks of runs and maps them.
 func (v *volume) storeAt(in *inode, runs []run, data []byte) error {
 	bs := v.sb.BlockSize()
-	block := make([]byte, bs)
-	next := sequence(runs)
+	next, w := sequence(runs), blockRun{v: v}
 	n := int(v.blocksOf(len(data)))
 	for i := range n {
-		clear(block[copy(block, data[i*bs:]):])
-		if err := v.writeBlock(next(), block); err != nil {
+		b, err := w.block(next())
+		if err != nil {
 			return err
 		}
+		copy(b, data[i*bs:])
+	}
+	if err := w.flush(); err != nil {
+		return err
 	}
 	return v.mapRuns(in, trim(runs, uint64(n)), uint64(n))
 }
