@@ -59,7 +59,7 @@ Extended options (-E, separated by commas):
   root_perms=MODE           its mode; default 0755
   root_selinux=LABEL        its SELinux label
   offset=N                  the file system begins N bytes into IMAGE, which exists
-  resize=SIZE               keep room to grow to this size
+  resize=SIZE               keep room to grow to SIZE: blocks, or bytes with a unit
   num_backup_sb=N           0, 1 or 2 backups, with -O sparse_super2
   packed_meta_blocks        all metadata at the beginning
   stride=N, stripe_width=N  the geometry of a RAID, in blocks
@@ -114,7 +114,7 @@ func mkimageFlags() []cli.Flag {
 		yes("", "quiet", "print nothing", "q"),
 		str(formatCategory, "type", "`TYPE` is ext2, ext3 or ext4; default ext4", "t"),
 		str(formatCategory, "usage", "`USE` is one or more of "+strings.Join(mkfs.UsageNames(), ", ")+"; default by the size", "T"),
-		str(formatCategory, "block-size", "blocks of `N` bytes, 1024 to 65536", "b"),
+		str(formatCategory, "block-size", "blocks of `N` bytes, 1024 to 65536; -N is at least so many", "b"),
 		str(formatCategory, "cluster-size", "clusters of `N` bytes, with -O bigalloc", "C"),
 		str(formatCategory, "inode-size", "inodes of `N` bytes, 128 to a block", "I"),
 		str(formatCategory, "bytes-per-inode", "an inode for each `N` bytes", "i"),

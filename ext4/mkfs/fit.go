@@ -98,11 +98,8 @@ func (s *fitter) fits(size int64) (*Params, error) {
 		if !given {
 			o.Inodes = inodes + spare
 		}
+		o.LeastBlockSize = max(o.LeastBlockSize, s.least)
 		p, err := Resolve(size, o)
-		if err == nil && p.sb.BlockSize() < s.least {
-			o.BlockSize = s.least
-			p, err = Resolve(size, o)
-		}
 		if err != nil {
 			return nil, err
 		}
