@@ -138,7 +138,7 @@ func mkimageFlags() []cli.Flag {
 		yes(fillCategory, "oci", "the archives are layers of a container image, the lowest first"),
 		str(fillCategory, "free", "with the size auto, leave `N` bytes or N% free"),
 		yes(fillCategory, "root-owner", "everything belongs to 0:0"),
-		list(fillCategory, "map-owner", "change owners: `FROM=TO` with a user's number, or :FROM=TO with a group's, or * for all"),
+		list(fillCategory, "map-owner", "change owners, but not in ACLs: `FROM=TO` with a user's number, or :FROM=TO with a group's, or * for all"),
 		str(fillCategory, "mtime-clamp", "no file is newer than `TIME`, seconds since 1970 or RFC 3339; default $SOURCE_DATE_EPOCH"),
 		str(fillCategory, "manifest", "write a line of JSON for each file to `FILE`: path, inode, size, SHA-256, extents; see docs/JSON.md"),
 	}
