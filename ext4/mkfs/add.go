@@ -38,6 +38,7 @@ type Builder struct {
 	// Of the source that is being read, to tell what comes from those before.
 	first   nodeID          // its first new node
 	touched map[nodeID]bool // older nodes that it has named
+	files   map[FileID]nodeID
 }
 
 // NewBuilder returns a builder of a tree that has nothing but lost+found. change,
@@ -99,13 +100,14 @@ func (f *Builder) Counts() (c Counts) {
 
 // addAll adds all entries of a source.
 func (f *Builder) addAll(ctx context.Context, src Source) error {
-	f.first, f.touched = nodeID(f.t.nodes.n), make(map[nodeID]bool)
+	f.first, f.touched, f.files = nodeID(f.t.nodes.n), make(map[nodeID]bool), make(map[FileID]nodeID)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		e, err := src.Next(ctx)
 		if err == io.EOF {
+			f.files = nil
 			return nil
 		}
 		if err != nil {
@@ -135,6 +137,9 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 	if e.Whiteout || e.Opaque {
 		return f.whiteout(e)
 	}
+	if first, ok := f.files[e.File]; ok {
+		e = &Entry{Path: e.Path, HardLink: f.t.path(first)}
+	}
 	if f.change != nil {
 		f.change(e)
 	}
@@ -142,6 +147,9 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 	id, err := f.place(e)
 	if err != nil {
 		return err
+	}
+	if e.File != (FileID{}) {
+		f.files[e.File] = id
 	}
 	if id < f.first {
 		f.touched[id] = true

@@ -31,15 +31,11 @@ type DirSource struct {
 	fd      *os.File // of root
 	xattrs  bool
 	stack   []*dirLevel
-	links   map[fileKey]string // path of the first name of what has several
 	started bool
 	noFlags sync.Map // by number, the devices whose files have none
 	devs    []uint64 // the devices that files are on
 	seed    maphash.Seed
 }
-
-// A fileKey is what makes a file one: device and inode.
-type fileKey struct{ dev, ino uint64 }
 
 type dirLevel struct {
 	path   string // from the root of the source
@@ -60,7 +56,7 @@ type looked struct {
 // NewDirSource opens the directory at path. noXattrs leaves extended
 // attributes out.
 func NewDirSource(path string, noXattrs bool) (*DirSource, error) {
-	s := &DirSource{root: path, xattrs: !noXattrs, links: make(map[fileKey]string), seed: maphash.MakeSeed()}
+	s := &DirSource{root: path, xattrs: !noXattrs, seed: maphash.MakeSeed()}
 	fd, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -263,12 +259,8 @@ func (s *DirSource) entry(dir *os.File, name, path string, found *looked) (e *En
 		Path: path, Mode: disk.Mode(st.Mode), UID: st.Uid, GID: st.Gid, Size: st.Size,
 		Mtime: disk.Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)}, Link: found.link, Xattrs: found.xattrs,
 	}
-	key := fileKey{st.Dev, st.Ino}
 	if st.Nlink > 1 && e.Mode.Type() != disk.ModeDir {
-		if first, ok := s.links[key]; ok {
-			return &Entry{Path: path, HardLink: first}, nil, nil
-		}
-		s.links[key] = path
+		e.File = FileID{st.Dev, st.Ino}
 	}
 	switch e.Mode.Type() {
 	case disk.ModeDir:
