@@ -9,7 +9,7 @@ type blockRun struct {
 	data  []byte
 }
 
-const runSize = 512 << 10 // bytes of one write
+const runSize = 128 << 10 // bytes of one write
 
 // block returns the block at, to be filled: zeros, or if it is the last one, what is there.
 func (r *blockRun) block(at disk.PBlock) ([]byte, error) {
