@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"sync/atomic"
 	"syscall"
 
@@ -66,12 +67,28 @@ func collectLater() {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	gcPercent.Store(int32(debug.SetGCPercent(800)))
-	runtime.SetFinalizer(new([64]byte), func(*[64]byte) { debug.SetGCPercent(int(gcPercent.Load())) }) // after the first collection
+	afterCollection(debug.SetGCPercent(800))
 }
 
-// gcPercent is GOGC once the heap is large. Commands that keep much in memory lower it.
-var gcPercent atomic.Int32
+// afterCollection has the next collection followed by a setting of GOGC: to the usual one, or
+// each time to what the garbageLimit means by then.
+func afterCollection(usual int) {
+	runtime.SetFinalizer(new([64]byte), func(*[64]byte) {
+		most := garbageLimit.Load()
+		if most == 0 {
+			debug.SetGCPercent(usual)
+			return
+		}
+		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		metrics.Read(live)
+		debug.SetGCPercent(int(min(800, max(5, 100*most/max(1, live[0].Value.Uint64())))))
+		afterCollection(usual)
+	})
+}
+
+// garbageLimit is how many bytes of garbage there may be in commands that keep much in memory,
+// which half as much again would be too much of. 0 is none: GOGC decides.
+var garbageLimit atomic.Uint64
 
 // outputKey is where the [output] of a run hangs in the App.
 const outputKey = "output"

@@ -59,7 +59,7 @@ Extended options (-E, separated by commas):
   root_perms=MODE           its mode; default 0755
   root_selinux=LABEL        its SELinux label
   offset=N                  the file system begins N bytes into IMAGE, which exists
-  resize=SIZE               keep room to grow to this size
+  resize=SIZE               keep room to grow to SIZE: blocks, or bytes with a unit
   num_backup_sb=N           0, 1 or 2 backups, with -O sparse_super2
   packed_meta_blocks        all metadata at the beginning
   stride=N, stripe_width=N  the geometry of a RAID, in blocks
@@ -114,7 +114,7 @@ func mkimageFlags() []cli.Flag {
 		yes("", "quiet", "print nothing", "q"),
 		str(formatCategory, "type", "`TYPE` is ext2, ext3 or ext4; default ext4", "t"),
 		str(formatCategory, "usage", "`USE` is one or more of "+strings.Join(mkfs.UsageNames(), ", ")+"; default by the size", "T"),
-		str(formatCategory, "block-size", "blocks of `N` bytes, 1024 to 65536", "b"),
+		str(formatCategory, "block-size", "blocks of `N` bytes, 1024 to 65536; -N is at least so many", "b"),
 		str(formatCategory, "cluster-size", "clusters of `N` bytes, with -O bigalloc", "C"),
 		str(formatCategory, "inode-size", "inodes of `N` bytes, 128 to a block", "I"),
 		str(formatCategory, "bytes-per-inode", "an inode for each `N` bytes", "i"),
@@ -138,9 +138,9 @@ func mkimageFlags() []cli.Flag {
 		yes(fillCategory, "oci", "the archives are layers of a container image, the lowest first"),
 		str(fillCategory, "free", "with the size auto, leave `N` bytes or N% free"),
 		yes(fillCategory, "root-owner", "everything belongs to 0:0"),
-		list(fillCategory, "map-owner", "change owners: `FROM=TO` with a user's number, or :FROM=TO with a group's, or * for all"),
+		list(fillCategory, "map-owner", "change owners, but not in ACLs: `FROM=TO` with a user's number, or :FROM=TO with a group's, or * for all"),
 		str(fillCategory, "mtime-clamp", "no file is newer than `TIME`, seconds since 1970 or RFC 3339; default $SOURCE_DATE_EPOCH"),
-		str(fillCategory, "manifest", "write a line of JSON for each file to `FILE`: path, inode, size, SHA-256, extents"),
+		str(fillCategory, "manifest", "write a line of JSON for each file to `FILE`: path, inode, size, SHA-256, extents; see docs/JSON.md"),
 	}
 }
 
@@ -169,7 +169,7 @@ func runMkimage(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	gcPercent.Store(20) // millions of names are no garbage
+	garbageLimit.Store(24 << 20) // millions of names are no garbage
 	err = r.run(c)
 	if err != nil && !isSilent(err) && c.Context.Err() != nil {
 		return c.Context.Err() // whatever came of it
@@ -199,8 +199,11 @@ func (r *mkimageRequest) run(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.manifest != "" || out(c).json && !r.dry {
+	if out(c).json && !r.dry {
 		b.HashContents()
+	}
+	if r.manifest != "" {
+		b.HashFiles()
 	}
 	progress := startProgress(out(c), mkimageProgress(b))
 	defer progress.stop()
@@ -216,7 +219,7 @@ func (r *mkimageRequest) run(c *cli.Context) error {
 		if p, err = mkfs.Resolve(size, r.o); err != nil {
 			return err
 		}
-	} else if _, err := b.Fit(r.free); err != nil {
+	} else if _, err := b.Fit(ctx, r.free); err != nil {
 		return err // not even nothing fits
 	}
 	if r.dry && !r.auto {
@@ -249,7 +252,7 @@ func (r *mkimageRequest) run(c *cli.Context) error {
 		}
 	}
 	if r.auto {
-		if p, err = b.Fit(r.free); err != nil {
+		if p, err = b.Fit(ctx, r.free); err != nil {
 			return err
 		}
 	}
@@ -529,6 +532,11 @@ func (r *mkimageRequest) writeManifest(b *mkfs.Builder, result *mkfs.Result) (er
 		o.kInt("size", e.Size)
 		if e.SHA256 != nil {
 			o.kStr("sha256", hex.EncodeToString(e.SHA256[:]))
+		}
+		if e.Sparse != nil {
+			o.kStr("sha256_sparse", hex.EncodeToString(e.Sparse[:]))
+		}
+		if e.Mode.Type() == disk.ModeReg {
 			o.kArr("extents")
 			if e.Inline {
 				o.extent(extent{nowhere: true, length: uint64(e.Size), state: stateInline, flags: fiemapInline, flagNames: fiemapFlagNames(fiemapInline)})

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/rand"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -55,7 +56,6 @@ func (r *mkimageRequest) numbers(c *cli.Context) error {
 		most uint64
 		set  func(uint64)
 	}{
-		{"block-size", 65536, func(n uint64) { o.BlockSize = int(n) }},
 		{"cluster-size", 1 << 30, func(n uint64) { o.ClusterSize = int64(n) }},
 		{"inode-size", 65536, func(n uint64) { o.InodeSize = int(n) }},
 		{"bytes-per-inode", 1 << 40, func(n uint64) { o.InodeRatio = int64(n) }},
@@ -68,6 +68,19 @@ func (r *mkimageRequest) numbers(c *cli.Context) error {
 			return err
 		}
 		f.set(n)
+	}
+	s := c.String("block-size")
+	n, err := parseSize(strings.TrimPrefix(s, "-"))
+	switch {
+	case s == "":
+	case err != nil:
+		return usagef("--block-size: %v", err)
+	case n < 1024 || n > 65536 || bits.OnesCount64(n) != 1:
+		return usagef("--block-size: %s, want a power of two from 1024 to 65536, or one with a minus for at least so many", s)
+	case s[0] == '-':
+		o.LeastBlockSize = int(n)
+	default:
+		o.BlockSize = int(n)
 	}
 	if s := c.String("reserved"); s != "" {
 		v, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
@@ -250,20 +263,16 @@ func (r *mkimageRequest) extendedOptions(c *cli.Context) error {
 
 // resize is -E resize=: blocks, or bytes with a unit.
 func (r *mkimageRequest) resize(v string) error {
-	n, err := r.blocksOrBytes(v)
-	if err != nil {
-		return err
+	n, err := parseSize(v)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("%q is no size to grow to", v)
 	}
-	bs := r.o.BlockSize
-	if bs == 0 {
-		if strings.TrimLeft(v, "0123456789") != "" {
-			return fmt.Errorf("bytes want a block size: give -b")
-		}
-		r.o.Resize, err = strconv.ParseUint(v, 10, 64)
-		return err
+	if hasUnit(v) {
+		r.o.ResizeBytes = n
+	} else {
+		r.o.Resize = n
 	}
-	r.o.Resize = uint64(n) / uint64(bs)
-	return nil
+	return err
 }
 
 func (r *mkimageRequest) rootOwner(v string) error {
@@ -444,13 +453,19 @@ func (r *mkimageRequest) badBlocks(c *cli.Context) error {
 	return lines.Err()
 }
 
+// hasUnit reports whether a size is more than a number.
+func hasUnit(s string) bool {
+	_, err := strconv.ParseUint(s, 0, 64)
+	return err != nil
+}
+
 // blocksOrBytes understands a size: with a unit bytes, else blocks.
 func (r *mkimageRequest) blocksOrBytes(s string) (int64, error) {
 	n, err := parseSize(s)
 	if err != nil {
 		return 0, err
 	}
-	if strings.TrimLeft(s, "0123456789") != "" {
+	if hasUnit(s) {
 		return int64(n), nil
 	}
 	bs := uint64(r.o.BlockSize)

@@ -29,7 +29,7 @@ if [ ! -e large ]; then
 fi
 
 copied() { # SIZE: cp of the large file into a new ext4 of the kernel's
-	mke2fs -q -F -t ext4 out.img "$1"
+	mke2fs -q -F -t ext4 out.img "$1" >/dev/null
 	mount -o loop out.img mnt
 	local start=$EPOCHREALTIME
 	cp large/file mnt/

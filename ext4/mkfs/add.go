@@ -2,7 +2,6 @@ package mkfs
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +29,7 @@ type Builder struct {
 	change  func(*Entry)
 	stats   *counters
 	sums    sums
+	others  others
 	lastDir string              // the last directory that was looked up
 	lastID  nodeID              // 0 is none
 	newest  int64               // the time of the newest entry
@@ -38,22 +38,23 @@ type Builder struct {
 	// Of the source that is being read, to tell what comes from those before.
 	first   nodeID          // its first new node
 	touched map[nodeID]bool // older nodes that it has named
+	files   map[FileID]nodeID
 }
 
 // NewBuilder returns a builder of a tree that has nothing but lost+found. change,
-// if not nil, may change each entry before it is taken.
+// if not nil, may change owners, mode and times of each entry before it is taken.
 func NewBuilder(o Options, change func(*Entry)) (*Builder, error) {
-	f := &Builder{t: newTree(), o: &o, change: change, stats: &counters{}}
+	f := &Builder{t: newTree(), o: &o, change: change, stats: &counters{}, sums: sums{plains: fileSums{}, sparses: fileSums{}}}
 	err := f.root()
-	f.first = nodeID(len(f.t.nodes))
+	f.first = nodeID(f.t.nodes.n)
 	return f, err
 }
 
-// HashContents makes the builder sum contents with SHA-256, which a manifest
-// and the content hash of [Result] need.
-func (f *Builder) HashContents() {
-	f.sums.sha, f.sums.list = sha256.New(), make(map[nodeID][sha256.Size]byte)
-}
+// HashContents makes the builder sum contents for the content hash of [Result].
+func (f *Builder) HashContents() { f.sums.contents = true }
+
+// HashFiles makes the builder sum the contents of each file for [Builder.Manifest].
+func (f *Builder) HashFiles() { f.sums.files = true }
 
 // Scan takes all entries of a source. Its contents must be such that can wait.
 func (f *Builder) Scan(ctx context.Context, src Source) error { return f.addAll(ctx, src) }
@@ -99,13 +100,14 @@ func (f *Builder) Counts() (c Counts) {
 
 // addAll adds all entries of a source.
 func (f *Builder) addAll(ctx context.Context, src Source) error {
-	f.first, f.touched = nodeID(len(f.t.nodes)), make(map[nodeID]bool)
+	f.first, f.touched, f.files = nodeID(f.t.nodes.n), make(map[nodeID]bool), make(map[FileID]nodeID)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		e, err := src.Next(ctx)
 		if err == io.EOF {
+			f.files = nil
 			return nil
 		}
 		if err != nil {
@@ -135,6 +137,9 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 	if e.Whiteout || e.Opaque {
 		return f.whiteout(e)
 	}
+	if first, ok := f.files[e.File]; ok {
+		e = &Entry{Path: e.Path, HardLink: f.t.path(first)}
+	}
 	if f.change != nil {
 		f.change(e)
 	}
@@ -142,6 +147,9 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 	id, err := f.place(e)
 	if err != nil {
 		return err
+	}
+	if e.File != (FileID{}) {
+		f.files[e.File] = id
 	}
 	if id < f.first {
 		f.touched[id] = true
@@ -182,7 +190,7 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 			if f.direct {
 				return f.ahead.write(ctx, id, e.Content)
 			}
-			f.t.detailOf(id).content = e.Content
+			f.keep(id, e.Content)
 			return nil
 		}
 		return f.write(ctx, id, e.Content)
@@ -194,10 +202,9 @@ func (f *Builder) add(ctx context.Context, e *Entry) error {
 			return errPath(e.Path, "the target of the symbolic link has a NUL")
 		}
 		n.size = int64(len(e.Link))
-		f.t.detailOf(id).target = e.Link
+		n.where = f.t.text.add([]byte(e.Link))
 	case disk.ModeChar, disk.ModeBlock:
-		d := f.t.detailOf(id)
-		d.major, d.minor = e.Major, e.Minor
+		n.where = uint64(e.Major)<<32 | uint64(e.Minor)
 	case disk.ModeFIFO, disk.ModeSocket:
 	default:
 		return errPath(e.Path, "its mode is %#o, which is of no known type", e.Mode)
@@ -253,7 +260,7 @@ func (f *Builder) place(e *Entry) (nodeID, error) {
 		n := f.t.node(id)
 		n.state |= nodeAlias | nodeExplicit
 		n.mode = f.t.node(target).mode
-		f.t.detailOf(id).alias = target
+		n.where = uint64(target)
 		if f.aliases != nil {
 			f.aliases[target] = append(f.aliases[target], id)
 		}
@@ -360,7 +367,7 @@ func (f *Builder) follow(id nodeID, path string, create bool, hops *int) (nodeID
 		case disk.ModeDir:
 			id = c
 		case disk.ModeLink:
-			to := f.t.details[n.detail].target
+			to := string(f.t.targetOf(n))
 			if *hops--; *hops < 0 {
 				return 0, fmt.Errorf("%s: the symbolic links lead in circles", f.t.path(c))
 			}

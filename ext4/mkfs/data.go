@@ -204,6 +204,7 @@ func (f *Builder) write(ctx context.Context, id nodeID, c Content) (err error) {
 	if err != nil {
 		return err
 	}
+	f.sums.begin(size, spans)
 	m, err := f.newMapping(id, spans)
 	if err != nil {
 		return errPath(path, "%w", err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"io/fs"
 	"os"
@@ -30,18 +31,16 @@ type DirSource struct {
 	fd      *os.File // of root
 	xattrs  bool
 	stack   []*dirLevel
-	links   map[fileKey]string // path of the first name of what has several
 	started bool
 	noFlags sync.Map // by number, the devices whose files have none
+	devs    []uint64 // the devices that files are on
+	seed    maphash.Seed
 }
-
-// A fileKey is what makes a file one: device and inode.
-type fileKey struct{ dev, ino uint64 }
 
 type dirLevel struct {
 	path   string // from the root of the source
 	fd     *os.File
-	st     unix.Stat_t // before it was listed
+	stamp  uint64 // before it was listed
 	names  []string
 	looked []looked // at the first of names
 }
@@ -57,14 +56,16 @@ type looked struct {
 // NewDirSource opens the directory at path. noXattrs leaves extended
 // attributes out.
 func NewDirSource(path string, noXattrs bool) (*DirSource, error) {
-	s := &DirSource{root: path, xattrs: !noXattrs, links: make(map[fileKey]string)}
+	s := &DirSource{root: path, xattrs: !noXattrs, seed: maphash.MakeSeed()}
 	fd, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	s.fd = fd
 	l := &dirLevel{fd: fd}
-	if err = unix.Fstat(int(fd.Fd()), &l.st); err == nil {
+	var st unix.Stat_t
+	if err = unix.Fstat(int(fd.Fd()), &st); err == nil {
+		l.stamp = s.stamp(&st)
 		err = s.list(l)
 	}
 	if err != nil {
@@ -94,17 +95,26 @@ func (s *DirSource) leave() error {
 	if l.fd != s.fd {
 		defer l.fd.Close()
 	}
-	return s.unchanged(int(l.fd.Fd()), l.path, &l.st)
+	return s.unchanged(int(l.fd.Fd()), l.path, l.stamp)
 }
 
-// unchanged fails if an open file is not what it was. Whoever writes to a file can give it
-// any time of writing, but not the one of that change.
-func (s *DirSource) unchanged(fd int, path string, was *unix.Stat_t) error {
+// stamp is a hash of what tells a file from others, and from itself once it has
+// changed: whoever writes to a file can give it any time of writing, but not the one of
+// that change.
+func (s *DirSource) stamp(st *unix.Stat_t) uint64 {
+	return maphash.Comparable(s.seed, struct {
+		dev, ino, size, mode int64
+		mtime, ctime         unix.Timespec
+	}{int64(st.Dev), int64(st.Ino), st.Size, int64(st.Mode), st.Mtim, st.Ctim})
+}
+
+// unchanged fails if an open file is not what it was.
+func (s *DirSource) unchanged(fd int, path string, was uint64) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return s.failed("stat", path, err)
 	}
-	if st.Dev != was.Dev || st.Ino != was.Ino || st.Size != was.Size || st.Mtim != was.Mtim || st.Ctim != was.Ctim || st.Mode != was.Mode {
+	if s.stamp(&st) != was {
 		return s.changed(path)
 	}
 	return nil
@@ -149,6 +159,7 @@ func (s *DirSource) Next(ctx context.Context) (*Entry, error) {
 			s.lookAt(l)
 		}
 		name, found := l.names[0], &l.looked[0]
+		l.names[0] = "" // it is no garbage as long as the list has it
 		l.names, l.looked = l.names[1:], l.looked[1:]
 		e, down, err := s.entry(l.fd, name, l.join(name), found)
 		if err != nil {
@@ -248,12 +259,8 @@ func (s *DirSource) entry(dir *os.File, name, path string, found *looked) (e *En
 		Path: path, Mode: disk.Mode(st.Mode), UID: st.Uid, GID: st.Gid, Size: st.Size,
 		Mtime: disk.Time{Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec)}, Link: found.link, Xattrs: found.xattrs,
 	}
-	key := fileKey{st.Dev, st.Ino}
 	if st.Nlink > 1 && e.Mode.Type() != disk.ModeDir {
-		if first, ok := s.links[key]; ok {
-			return &Entry{Path: path, HardLink: first}, nil, nil
-		}
-		s.links[key] = path
+		e.File = FileID{st.Dev, st.Ino}
 	}
 	switch e.Mode.Type() {
 	case disk.ModeDir:
@@ -267,13 +274,13 @@ func (s *DirSource) entry(dir *os.File, name, path string, found *looked) (e *En
 				return nil, nil, s.failed("open", path, err)
 			}
 			fd = os.NewFile(uintptr(n), s.full(path))
-			down = &dirLevel{path: path, fd: fd, st: *st}
+			down = &dirLevel{path: path, fd: fd, stamp: s.stamp(st)}
 		}
 		if e.Flags, e.Project, err = s.attributes(int(fd.Fd()), st.Dev, path); err != nil {
 			return nil, nil, err
 		}
 	case disk.ModeReg:
-		c := &fileContent{s: s, path: path, st: *st}
+		c := &fileContent{s: s, path: path, size: st.Size, dev: st.Dev, stamp: s.stamp(st), sparse: st.Blocks*512 < st.Size}
 		e.Content = c
 		if _, none := s.noFlags.Load(st.Dev); st.Size == 0 && !none { // nobody is going to open it
 			r, err := c.openIn(int(dir.Fd()), name)
@@ -382,114 +389,4 @@ func readXattr(buf []byte, get func([]byte) (int, error)) ([]byte, error) {
 		}
 		return buf[:n:n], nil
 	}
-}
-
-// fileContent is a regular file of a DirSource.
-type fileContent struct {
-	s    *DirSource
-	path string
-	st   unix.Stat_t // when it was listed
-}
-
-// Later implements [Content].
-func (c *fileContent) Later() bool { return true }
-
-// Allocated implements [Content].
-func (c *fileContent) Allocated() int64 { return min(c.st.Blocks*512, c.st.Size) }
-
-// Open implements [Content].
-func (c *fileContent) Open() (Reader, error) {
-	r, err := c.openFile()
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-func (c *fileContent) openFile() (*fileReader, error) {
-	dir, path := int(c.s.fd.Fd()), c.path
-	const most = unix.PathMax - 1
-	for len(path) > most { // longer than a system call takes
-		i := strings.LastIndexByte(path[:most], '/')
-		next, err := unix.Openat(dir, path[:i], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, c.s.failed("open", c.path, err)
-		}
-		defer unix.Close(next)
-		dir, path = next, path[i+1:]
-	}
-	return c.openIn(dir, path)
-}
-
-// openIn opens the file by its path from a directory.
-func (c *fileContent) openIn(dir int, path string) (*fileReader, error) {
-	fd, err := unix.Openat(dir, path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, c.s.failed("open", c.path, err)
-	}
-	return &fileReader{c: c, fd: fd}, nil
-}
-
-// A fileReader reads a file that is what was listed, or its Close fails.
-type fileReader struct {
-	c  *fileContent
-	fd int
-	at int64
-}
-
-// Read implements [Reader].
-func (r *fileReader) Read(p []byte) (int, error) {
-	for {
-		n, err := unix.Pread(r.fd, p, r.at)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0 && len(p) > 0:
-			return 0, io.EOF
-		}
-		r.at += int64(n)
-		return n, nil
-	}
-}
-
-// Close implements [Reader]. It fails if the file has changed meanwhile.
-func (r *fileReader) Close() error {
-	defer unix.Close(r.fd)
-	return r.c.s.unchanged(r.fd, r.c.path, &r.c.st)
-}
-
-// Data implements [Reader].
-func (r *fileReader) Data(off int64) (start, end int64, err error) {
-	size := r.c.st.Size
-	end, err = unix.Seek(r.fd, off, unix.SEEK_HOLE)
-	if err == nil && end > off {
-		return off, end, nil // most files have no hole
-	}
-	if err == nil {
-		if start, err = unix.Seek(r.fd, off, unix.SEEK_DATA); err == nil {
-			end, err = unix.Seek(r.fd, start, unix.SEEK_HOLE)
-		}
-	}
-	switch {
-	case errors.Is(err, unix.ENXIO):
-		return size, size, nil
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
-		return off, size, nil // this file system does not tell
-	case err != nil:
-		return 0, 0, r.c.s.failed("lseek", r.c.path, err)
-	}
-	return start, end, nil
-}
-
-// Skip implements [Reader].
-func (r *fileReader) Skip(off int64) error {
-	r.at = off
-	return nil
-}
-
-// Attributes implements [attributed].
-func (r *fileReader) Attributes() (disk.FileFlags, uint32, error) {
-	return r.c.s.attributes(r.fd, r.c.st.Dev, r.c.path)
 }

@@ -389,7 +389,7 @@ func TestStopsReadingWhenFull(t *testing.T) {
 type endless struct{ size, read int64 }
 
 func (c *endless) Later() bool           { return false }
-func (c *endless) Allocated() int64      { return c.size }
+func (c *endless) Sparse() bool          { return false }
 func (c *endless) Open() (Reader, error) { return c, nil }
 func (c *endless) Close() error          { return nil }
 func (c *endless) Skip(int64) error      { return nil }

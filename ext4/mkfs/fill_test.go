@@ -227,7 +227,7 @@ func fillImage(t testing.TB, img string, o Options, src string, auto bool) (*Bui
 	}
 	var p *Params
 	if auto {
-		p, err = b.Fit(Free{})
+		p, err = b.Fit(context.Background(), Free{})
 	} else {
 		p, err = Resolve(256<<20, o)
 	}

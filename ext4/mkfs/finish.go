@@ -166,10 +166,6 @@ func (w *finisher) inode(id nodeID) (*inode, error) {
 	if w.v.sb.InodeSize > disk.GoodOldInodeSize {
 		in.ExtraIsize, in.Crtime, in.ProjID = extraIsize, t, n.project
 	}
-	var d *detail
-	if n.detail != 0 {
-		d = &w.t.details[n.detail]
-	}
 	var inline []byte
 	switch n.mode.Type() {
 	case disk.ModeDir:
@@ -178,37 +174,36 @@ func (w *finisher) inode(id nodeID) (*inode, error) {
 			return nil, err
 		}
 	case disk.ModeReg:
-		if d != nil && d.inline != nil {
-			inline = d.inline
+		if n.state&nodeInline != 0 {
+			inline = w.t.text.at(n.where, int(n.size))
 			break
 		}
-		w.fileMap(in, n, d)
+		w.fileMap(in, n)
 	case disk.ModeLink:
-		if err := w.symlink(in, d); err != nil {
+		if err := w.symlink(in, w.t.targetOf(n)); err != nil {
 			return nil, err
 		}
 	case disk.ModeChar, disk.ModeBlock:
-		in.SetDev(d.major, d.minor)
+		in.SetDev(uint32(n.where>>32), uint32(n.where))
 	}
 	return in, w.attach(in, n.xattrs, inline)
 }
 
 // fileMap is where a file's blocks lie.
-func (w *finisher) fileMap(in *inode, n *node, d *detail) {
-	if d != nil && d.iblock != nil {
-		in.Block = *d.iblock
-		in.BlocksRaw = d.sectors
-		return
-	}
+func (w *finisher) fileMap(in *inode, n *node) {
+	d := w.t.details.at(n.detail)
 	if !w.v.sb.Incompat.Has(disk.IncompatExtents) {
+		if d.iblock != nil {
+			in.Block, in.BlocksRaw = *d.iblock, d.sectors
+			return
+		}
+		for i := range n.blocks {
+			le.PutUint32(in.Block[4*i:], uint32(n.where)+i)
+		}
+		w.v.addBlocks(&in.Inode, uint64(n.blocks))
 		return
 	}
-	var list []disk.Extent
-	if n.blocks > 0 {
-		list = extents(0, []run{{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)}}, false)
-	} else if d != nil {
-		list = d.extents
-	}
+	list := w.t.extentsOf(n)
 	setExtents(in, list)
 	w.v.addBlocks(&in.Inode, w.v.mappedBlocks(list))
 }
@@ -229,16 +224,23 @@ func (v *volume) mappedBlocks(list []disk.Extent) uint64 {
 // symlink stores a target: in i_block if it is short, or in a block. As the kernel does,
 // and unlike mke2fs, it makes none inline: e2fsck neither looks at the xattrs of
 // such a link nor counts it for the quota.
-func (w *finisher) symlink(in *inode, d *detail) error {
-	target := []byte(d.target)
+func (w *finisher) symlink(in *inode, target []byte) error {
 	if len(target) < disk.IBlockSize {
 		copy(in.Block[:], target)
 		return nil
 	}
-	if len(target) >= w.v.sb.BlockSize() {
-		return fmt.Errorf("the target of the symbolic link has %d bytes, more than fit into a block", len(target))
+	if err := w.v.checkTarget(len(target)); err != nil {
+		return err
 	}
 	return w.v.store(in, target)
+}
+
+// checkTarget refuses the target of a symbolic link that is longer than a block holds.
+func (v *volume) checkTarget(n int) error {
+	if n >= max(v.sb.BlockSize(), disk.IBlockSize) {
+		return usage("use larger blocks, as -b 4096", "the target of the symbolic link has %d bytes, a block of %d holds less", n, v.sb.BlockSize())
+	}
+	return nil
 }
 
 // directory writes a directory.
@@ -249,6 +251,11 @@ func (w *finisher) directory(id nodeID, in *inode) (inline []byte, err error) {
 		folds: in.Flags.Has(disk.FlagCasefold),
 		seed:  disk.InodeSeed(w.v.sb.Seed(), n.ino, 0),
 	}
+	count := 0
+	for c := n.child; c != 0; c = w.t.node(c).next {
+		count++
+	}
+	d.entries = make([]dirEntry, 0, count)
 	for c := n.child; c != 0; c = w.t.node(c).next {
 		t := w.t.node(w.t.target(c))
 		d.entries = append(d.entries, dirEntry{name: w.t.nameOf(w.t.node(c)), ino: t.ino, kind: t.mode.FileType()})
@@ -364,57 +371,28 @@ func (w *finisher) attach(in *inode, set uint32, inline []byte) error {
 	case xattrRoom(list) <= w.v.blockRoom():
 		return w.attachBlock(in, set, list)
 	}
-	list, body, err := w.split(in, list)
+	list, body, err := w.v.divide(list)
 	if err != nil {
 		return err
+	}
+	for _, part := range [][]xattr{list, body} {
+		for i := range part {
+			x := &part[i]
+			if x.ea == nil {
+				continue
+			}
+			if x.ea, err = w.largeValue(x.value); err != nil {
+				return err
+			}
+			in.eaRefs++
+			w.v.addBlocks(&in.Inode, w.v.clusterBlocks(w.v.blocksOf(len(x.value))))
+		}
 	}
 	in.body = append(in.body, body...)
 	if len(list) == 0 {
 		return nil
 	}
 	return w.attachBlock(in, 0, list)
-}
-
-// split finds room for xattrs of which there are too many for a block: large values in inodes of
-// their own, and what fits in the inode itself.
-func (w *finisher) split(in *inode, list []xattr) (block, body []xattr, err error) {
-	list = append([]xattr(nil), list...)
-	if w.v.sb.Incompat.Has(disk.IncompatEAInode) {
-		for xattrRoom(list) > w.v.blockRoom() {
-			big := -1
-			for i := range list {
-				if list[i].ea == nil && len(list[i].value) > disk.XattrEntrySize && (big < 0 || len(list[i].value) > len(list[big].value)) {
-					big = i
-				}
-			}
-			if big < 0 {
-				break
-			}
-			if list[big].ea, err = w.largeValue(list[big].value); err != nil {
-				return nil, nil, err
-			}
-			in.eaRefs++
-			w.v.addBlocks(&in.Inode, w.v.clusterBlocks((uint64(len(list[big].value))+uint64(w.v.sb.BlockSize())-1)>>w.v.sb.BlockBits()))
-		}
-	}
-	if len(in.body) == 0 {
-		for i := 0; i < len(list) && xattrRoom(list) > w.v.blockRoom(); {
-			if xattrRoom(append(body[:len(body):len(body)], list[i])) <= w.v.ibodyRoom() {
-				body = append(body, list[i])
-				list = append(list[:i:i], list[i+1:]...)
-				continue
-			}
-			i++
-		}
-	}
-	if xattrRoom(list) > w.v.blockRoom() {
-		hint := "add -O ea_inode"
-		if w.v.sb.Incompat.Has(disk.IncompatEAInode) {
-			hint = "use larger blocks"
-		}
-		return nil, nil, usage(hint, "its extended attributes take more room than a block has")
-	}
-	return list, body, nil
 }
 
 // attachBlock gives an inode a block of xattrs, one that equal sets share.

@@ -1,6 +1,7 @@
 package mkfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,11 +20,11 @@ type Free struct {
 var usageBounds = []int64{3 << 20, 512 << 20, 4 << 40, 16 << 40, 1 << 60}
 
 // Fit finds the smallest file system that holds what was scanned, and free.
-func (f *Builder) Fit(free Free) (*Params, error) {
+func (f *Builder) Fit(ctx context.Context, free Free) (*Params, error) {
 	if !(free.Percent >= 0 && free.Percent < 100) {
 		return nil, usage("", "%g percent of free room: want 0 to less than 100", free.Percent)
 	}
-	s := &fitter{f: f, free: free, known: make(map[needKey]need)}
+	s := &fitter{ctx: ctx, f: f, free: free, known: make(map[needKey]need)}
 	var first error
 	low := int64(64 << 10)
 	for _, end := range usageBounds {
@@ -53,11 +54,17 @@ func (f *Builder) Fit(free Free) (*Params, error) {
 
 // A fitter tries sizes.
 type fitter struct {
+	ctx    context.Context
 	f      *Builder
 	free   Free
 	known  map[needKey]need
+	least  int   // bytes of the smallest blocks that may do
 	failed error // of a source, whatever the size
 }
+
+// maxFitBlock is the largest block that sizes are tried with unless another
+// was asked for: all kernels have pages as large.
+const maxFitBlock = 4096
 
 // between halves the sizes between one that is too small and one that is not.
 func (s *fitter) between(low, high int64, best *Params) (*Params, error) {
@@ -84,13 +91,14 @@ func (s *fitter) fits(size int64) (*Params, error) {
 	f := s.f
 	room := s.free.Bytes + uint64(float64(size)*s.free.Percent/100)
 	spare := room / defaultInodeRatio // inodes for the free room
-	inodes := uint64(len(f.t.nodes))
+	inodes := f.t.nodes.n
 	for first := true; ; first = false {
 		o := *f.o
 		given := o.Inodes != 0 || o.InodeRatio != 0
 		if !given {
 			o.Inodes = inodes + spare
 		}
+		o.LeastBlockSize = max(o.LeastBlockSize, s.least)
 		p, err := Resolve(size, o)
 		if err != nil {
 			return nil, err
@@ -102,18 +110,19 @@ func (s *fitter) fits(size int64) (*Params, error) {
 		key := needKeyOf(&v.sb)
 		n, ok := s.known[key]
 		if !ok {
-			if n, err = f.need(v); err != nil {
+			if n, err = f.need(s.ctx, v); err != nil {
 				s.failed = err
 				return nil, err
 			}
 			s.known[key] = n
 		}
-		if bs := v.sb.BlockSize(); n.link >= bs {
-			err := fmt.Errorf("%w: the target of a symbolic link has %d bytes, more than a block of %d holds", errDoesNotFit, n.link, bs)
-			if o.BlockSize != 0 {
-				s.failed = err
+		if n.block != nil {
+			if f.o.BlockSize != 0 || v.sb.BlockSize() >= maxFitBlock {
+				s.failed = n.block
+				return nil, n.block
 			}
-			return nil, err
+			s.least = 2 * v.sb.BlockSize()
+			return s.fits(size)
 		}
 		if first && !given {
 			// Each group's share is rounded to a multiple of 8, perhaps down.
@@ -136,7 +145,7 @@ func (s *fitter) fits(size int64) (*Params, error) {
 // need is what a tree takes.
 type need struct {
 	blocks, inodes uint64
-	link           int // bytes of the longest target of a link that takes a block
+	block          error // what blocks are too small for, which are larger in larger file systems
 }
 
 // needKey is what a need depends on.
@@ -152,14 +161,22 @@ func needKeyOf(sb *disk.Superblock) needKey {
 
 // need counts the blocks that the tree takes in the volume v; directories by
 // the most that they can take, since the order of their hashes is not known. Its errors
-// are those of sources.
-func (f *Builder) need(v *volume) (need, error) {
+// are those of sources, and ctx's.
+func (f *Builder) need(ctx context.Context, v *volume) (need, error) {
 	n := need{inodes: uint64(v.sb.FirstIno)} // those that are reserved, and the orphan file
 	var use usages
 	blocks := make(map[uint32]uint64) // by xattr set: inodes that need it in a block
 	projects := slices.Contains(v.p.quota, quotaProject)
 	add := func(b uint64) { n.blocks += v.clusterBlocks(b) }
+	small := func(id nodeID, err error) {
+		if err != nil && n.block == nil {
+			n.block = errPath(f.t.path(id), "%w", err)
+		}
+	}
 	err := f.t.walk(func(id nodeID) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		x := f.t.node(id)
 		if x.state&nodeAlias != 0 {
 			return nil
@@ -195,7 +212,7 @@ func (f *Builder) need(v *volume) (need, error) {
 			}
 		case disk.ModeLink:
 			if x.size >= disk.IBlockSize {
-				n.link = max(n.link, int(x.size))
+				small(id, v.checkTarget(int(x.size)))
 				add(1)
 			}
 		}
@@ -204,10 +221,12 @@ func (f *Builder) need(v *volume) (need, error) {
 		}
 		blocks[x.xattrs]++
 		if xattrRoom(set.list) > v.blockRoom() {
-			for _, a := range set.list {
-				if len(a.value) > disk.XattrEntrySize {
+			list, _, err := v.divide(set.list)
+			small(id, err)
+			for _, a := range list {
+				if a.ea != nil {
 					n.inodes++
-					add((uint64(len(a.value)) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits())
+					add(v.blocksOf(len(a.value)))
 				}
 			}
 		}
@@ -221,8 +240,7 @@ func (f *Builder) need(v *volume) (need, error) {
 		n.blocks += v.clusterBlocks(1) * ((inodes + maxXattrRefs - 1) / maxXattrRefs)
 	}
 	for _, t := range v.p.quota {
-		size := len(encodeQuota(t, use[t]))
-		add((uint64(size) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits())
+		add(v.blocksOf(len(encodeQuota(t, use[t]))))
 	}
 	return n, err
 }
@@ -230,11 +248,10 @@ func (f *Builder) need(v *volume) (need, error) {
 // readProject asks for the project of a file that has not been opened yet.
 func (f *Builder) readProject(id nodeID) error {
 	n := f.t.node(id)
-	c := f.t.details[n.detail].content
-	if c == nil {
+	if n.state&nodeWaits == 0 {
 		return nil
 	}
-	r, err := c.Open()
+	r, err := f.keptContent(id).Open()
 	if err != nil {
 		return err
 	}
@@ -251,8 +268,8 @@ func (f *Builder) needFile(v *volume, id nodeID) (uint64, error) {
 		return 0, nil
 	}
 	spans := []span{{0, x.size}}
-	if c := f.t.details[x.detail].content; c != nil && c.Allocated() < x.size {
-		r, err := c.Open()
+	if x.state&nodeWaits != 0 && f.t.kept.at(x.detail).sparse {
+		r, err := f.keptContent(id).Open()
 		if err != nil {
 			return 0, err
 		}

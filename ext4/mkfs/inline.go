@@ -45,9 +45,12 @@ func (f *Builder) readInline(id nodeID, r Reader, path string) error {
 		return readFailed(path, int64(n), int64(len(data)), err)
 	}
 	f.stats.bytes.Add(uint64(len(data)))
+	f.sums.begin(int64(len(data)), []span{{0, int64(len(data))}})
 	f.sums.add(0, data)
 	f.sums.end(f, id)
-	f.t.detailOf(id).inline = data
+	n := f.t.node(id)
+	n.where = f.t.text.add(data)
+	n.state |= nodeInline
 	return nil
 }
 

@@ -122,24 +122,30 @@ func (v *volume) mapRuns(in *inode, runs []run, n uint64) error {
 	return m.finish()
 }
 
+// blocksOf is how many blocks n bytes take.
+func (v *volume) blocksOf(n int) uint64 { return uint64((n + v.sb.BlockSize() - 1) / v.sb.BlockSize()) }
+
 // storeAt writes contents to the blocks of runs and maps them.
 func (v *volume) storeAt(in *inode, runs []run, data []byte) error {
 	bs := v.sb.BlockSize()
-	block := make([]byte, bs)
-	next := sequence(runs)
-	n := (len(data) + bs - 1) / bs
+	next, w := sequence(runs), blockRun{v: v}
+	n := int(v.blocksOf(len(data)))
 	for i := range n {
-		clear(block[copy(block, data[i*bs:]):])
-		if err := v.writeBlock(next(), block); err != nil {
+		b, err := w.block(next())
+		if err != nil {
 			return err
 		}
+		copy(b, data[i*bs:])
+	}
+	if err := w.flush(); err != nil {
+		return err
 	}
 	return v.mapRuns(in, trim(runs, uint64(n)), uint64(n))
 }
 
 // store writes contents to blocks that are free.
 func (v *volume) store(in *inode, data []byte) error {
-	n := (uint64(len(data)) + uint64(v.sb.BlockSize()) - 1) >> v.sb.BlockBits()
+	n := v.blocksOf(len(data))
 	runs, err := v.allocPieces("contents", disk.PBlock(v.sb.FirstDataBlock), n)
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 	phase("layout")
 	f.ahead = newReadAhead(f)
 	defer f.ahead.close()
-	if len(sources) == 1 && len(f.t.nodes) == int(f.first) {
+	if len(sources) == 1 && f.t.nodes.n == uint64(f.first) {
 		// Nothing else replaces what is in a directory, and its order is that of the tree.
 		_, f.direct = sources[0].(*DirSource)
 	}
@@ -74,7 +74,7 @@ func (f *Builder) Write(ctx context.Context, dev blockdev.Device, p *Params, sou
 	phase("contents")
 	f.date()
 	f.identify(f.digest(false))
-	if f.sums.list != nil {
+	if f.sums.contents {
 		sum := f.digest(true)
 		r.Content = &sum
 	}
@@ -108,11 +108,12 @@ func (f *Builder) root() error {
 // date gives the file system its time, and that to what has none of its own.
 func (f *Builder) date() {
 	t := max(0, min(f.newest, maxTime))
+	sb := &f.v.sb
 	if !f.o.Time.IsZero() {
 		t = f.o.Time.Unix()
-	}
-	sb := &f.v.sb
-	sb.MkfsTime, sb.LastCheck, sb.Wtime = t, t, t
+		sb.Wtime = t
+	} // else it was never written: e2fsck does not like a time of writing that is to come
+	sb.MkfsTime, sb.LastCheck = t, t
 	if in := f.v.builtin.journalIn; in != nil {
 		f.v.dateInode(in)
 	}
@@ -128,15 +129,12 @@ func (f *Builder) date() {
 func (f *Builder) contents(ctx context.Context) error {
 	err := f.t.walk(func(id nodeID) error {
 		n := f.t.node(id)
-		if n.state&nodeAlias != 0 || n.mode.Type() != disk.ModeReg || n.detail == 0 {
+		if n.state&nodeWaits == 0 {
 			return nil
 		}
-		d := &f.t.details[n.detail]
-		c := d.content
-		if c == nil {
-			return nil
-		}
-		d.content = nil
+		c := f.keptContent(id)
+		n.state &^= nodeWaits
+		n.detail = 0
 		return f.ahead.write(ctx, id, c)
 	})
 	if err != nil {

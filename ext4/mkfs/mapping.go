@@ -129,7 +129,8 @@ func (m *mapping) note(first disk.LBlock, at disk.PBlock, n uint64) {
 // finish notes in the tree where the file lies.
 func (m *mapping) finish() error {
 	n := m.f.t.node(m.id)
-	if m.blockMap != nil {
+	one, ok := joined(m.list)
+	if m.blockMap != nil && (!ok || one.len() > disk.DirectBlocks) {
 		if err := m.blockMap.finish(); err != nil {
 			return err
 		}
@@ -138,7 +139,7 @@ func (m *mapping) finish() error {
 		d.extents, d.taken = m.list, m.taken
 		return nil
 	}
-	if one, ok := joined(m.list); ok {
+	if ok {
 		n.where, n.blocks = uint64(one.start), uint32(one.len())
 		return nil
 	}

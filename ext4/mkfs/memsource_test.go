@@ -37,7 +37,9 @@ type memContent struct {
 
 func (c *memContent) Later() bool { return !c.now }
 
-func (c *memContent) Allocated() (n int64) {
+func (c *memContent) Sparse() bool { return c.allocated() < int64(len(c.data)) }
+
+func (c *memContent) allocated() (n int64) {
 	r := &memReader{c: c}
 	for off := int64(0); ; {
 		start, end, _ := r.Data(off)
@@ -162,7 +164,7 @@ func TestMemContent(t *testing.T) {
 	if want := fmt.Sprint([]int64{memHole, 2 * memHole, 5 * memHole, 5*memHole + 100, 5*memHole + 100, 5*memHole + 100}); fmt.Sprint(got) != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
-	if n := r.c.Allocated(); n != memHole+100 {
+	if n := r.c.allocated(); n != memHole+100 {
 		t.Errorf("%d bytes are allocated, want %d", n, memHole+100)
 	}
 	if _, err := io.ReadAll(r); err != nil && !errors.Is(err, io.EOF) {

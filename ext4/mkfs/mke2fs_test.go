@@ -148,7 +148,11 @@ func parseArgs(t testing.TB, args []string) Options {
 		case "-T":
 			o.Usage = strings.Split(v, ",")
 		case "-b":
-			o.BlockSize = int(num(v))
+			if least, ok := strings.CutPrefix(v, "-"); ok {
+				o.LeastBlockSize = int(num(least))
+			} else {
+				o.BlockSize = int(num(v))
+			}
 		case "-C":
 			o.ClusterSize = int64(num(v))
 		case "-I":
@@ -208,7 +212,11 @@ func parseArgs(t testing.TB, args []string) Options {
 				case "desc_size":
 					o.DescSize = int(num(n))
 				case "resize":
-					o.Resize = num(n)
+					if mib, ok := strings.CutSuffix(n, "m"); ok {
+						o.ResizeBytes = num(mib) << 20
+					} else {
+						o.Resize = num(n)
+					}
 				case "packed_meta_blocks":
 					o.PackedMeta = num(n) != 0
 				case "num_backup_sb":
@@ -336,6 +344,14 @@ func TestEmptyIsMke2fs(t *testing.T) {
 		{256 * m, "-t ext3 -E stride=16 -b 1024"},
 		{64 * m, "-t ext4 -E desc_size=128"},
 		{64 * m, "-t ext4 -E resize=10000000"},
+		{64 * m, "-t ext4 -E resize=10000m"},
+		{600 * m, "-t ext4 -E resize=100000m"},
+		{64 * m, "-t ext4 -b 2048 -E resize=10000m"},
+		{64 * m, "-t ext4 -b -1024"},
+		{64 * m, "-t ext4 -b -2048"},
+		{600 * m, "-t ext4 -b -2048"},
+		{64 * m, "-t ext4 -b -4096 -T floppy"},
+		{2 * m, "-t ext3 -b -2048"},
 		{300 * m, "-t ext4 -E packed_meta_blocks=1 -b 1024"},
 		{64 * m, "-t ext4 -E root_owner=1000:100000"},
 		{64 * m, "-t ext4 -E test_fs"},

@@ -13,6 +13,7 @@ type Options struct {
 	Usage []string // -T: floppy small default big huge news largefile largefile4 hurd; nil: by the size
 
 	BlockSize      int      // -b, bytes
+	LeastBlockSize int      // -b with a minus: the usual size, or this if it is larger
 	ClusterSize    int64    // -C, bytes; wants bigalloc
 	InodeSize      int      // -I, bytes
 	InodeRatio     int64    // -i, bytes of file system for each inode
@@ -36,6 +37,7 @@ type Options struct {
 	StripeWidth      uint32   // -E stripe_width=, blocks
 	DescSize         int      // -E desc_size=
 	Resize           uint64   // -E resize=, blocks that the file system can grow to
+	ResizeBytes      uint64   // likewise, bytes
 	HashSeed         *UUID    // -E hash_seed=; nil: derived from the contents
 	HashAlgorithm    string   // legacy, half_md4 (the default) or tea
 	MMPInterval      uint16   // -E mmp_update_interval=, seconds

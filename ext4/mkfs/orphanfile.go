@@ -1,6 +1,8 @@
 package mkfs
 
 import (
+	"errors"
+
 	"e4go/ext4/disk"
 )
 
@@ -51,9 +53,7 @@ func (v *volume) finishOrphanFile() (*inode, error) {
 	}
 	m := v.newBlockMap(&in.Inode, func() (disk.PBlock, error) { return next(), nil })
 	seed := disk.InodeSeed(v.sb.Seed(), v.builtin.orphanIno, 0)
-	data := make([]byte, v.sb.BlockSize())
-	tail := data[len(data)-8:]
-	le.PutUint32(tail, disk.OrphanMagic)
+	w := blockRun{v: v}
 	for i := range v.p.orphan {
 		var b disk.PBlock
 		if v.sb.Incompat.Has(disk.IncompatExtents) {
@@ -64,13 +64,16 @@ func (v *volume) finishOrphanFile() (*inode, error) {
 				return nil, err
 			}
 		}
+		data, err := w.block(b)
+		if err != nil {
+			return nil, err
+		}
+		tail := data[len(data)-8:]
+		le.PutUint32(tail, disk.OrphanMagic)
 		if v.sb.MetadataCsum() {
 			le.PutUint32(tail[4:], disk.OrphanBlockChecksum(seed, b, data))
 		}
-		if err := v.writeBlock(b, data); err != nil {
-			return nil, err
-		}
 	}
 	v.addBlocks(&in.Inode, m.n)
-	return in, m.finish()
+	return in, errors.Join(w.flush(), m.finish())
 }

@@ -256,7 +256,7 @@ func (p *Params) blocks(prof profile) error {
 	o, sb := &p.o, &p.sb
 	bs := o.BlockSize
 	if bs == 0 {
-		bs = prof.blockSize
+		bs = max(prof.blockSize, o.LeastBlockSize)
 	}
 	if bs < 1<<disk.MinBlockLog || bs > 1<<disk.MaxBlockLog || bits.OnesCount(uint(bs)) != 1 {
 		return usage("", "the block size is %d, want a power of two from 1024 to 65536", bs)
@@ -546,15 +546,19 @@ func (p *Params) reserveGDT() error {
 		n := (groups + perBlock - 1) / perBlock
 		return min(max(n, p.desc)-p.desc, pointers)
 	}
+	grown := p.o.Resize
+	if grown == 0 {
+		grown = p.o.ResizeBytes >> sb.BlockBits()
+	}
 	switch {
-	case p.o.Resize != 0:
+	case grown != 0 || p.o.ResizeBytes != 0:
 		if sb.RevLevel == 0 {
 			return usage("use revision 1", "file systems of revision 0 cannot be made to grow")
 		}
-		if p.o.Resize <= uint64(p.size)/uint64(sb.BlockSize()) {
-			return usage("name a larger size", "it is to grow to %d blocks, which is no more than it has", p.o.Resize)
+		if grown <= uint64(p.size)/uint64(sb.BlockSize()) {
+			return usage("name a larger size", "it is to grow to %d blocks, which is no more than it has", grown)
 		}
-		if n := reserve(p.o.Resize); n > 0 {
+		if n := reserve(grown); n > 0 {
 			sb.Compat |= disk.CompatResizeInode
 			sb.ReservedGDT = uint16(n)
 		}

@@ -52,7 +52,7 @@ func (a *readAhead) write(ctx context.Context, id nodeID, c Content) error {
 			return err
 		}
 	}
-	if f, ok := c.(*fileContent); ok && f.st.Size <= aheadSize {
+	if f, ok := c.(*fileContent); ok && f.size <= aheadSize {
 		ahead := &aheadContent{fileContent: f, a: a, buf: <-a.buffers, done: make(chan struct{})}
 		a.jobs <- ahead
 		c = ahead
@@ -114,7 +114,7 @@ func (c *aheadContent) readFrom(r *fileReader) (err error) {
 	if c.flags, c.project, err = r.Attributes(); err != nil {
 		return err
 	}
-	size := c.st.Size
+	size := c.size
 	if c.buf == nil {
 		c.buf = make([]byte, aheadSize)
 	}
@@ -154,7 +154,7 @@ type aheadReader struct {
 
 // Read implements [Reader].
 func (r *aheadReader) Read(p []byte) (int, error) {
-	n := copy(p, r.c.buf[min(r.at, r.c.st.Size):r.c.st.Size])
+	n := copy(p, r.c.buf[min(r.at, r.c.size):r.c.size])
 	if r.at += int64(n); n == 0 && len(p) > 0 {
 		return 0, io.EOF
 	}
@@ -168,7 +168,7 @@ func (r *aheadReader) Data(off int64) (start, end int64, err error) {
 			return max(off, d.start), d.end, nil
 		}
 	}
-	return r.c.st.Size, r.c.st.Size, nil
+	return r.c.size, r.c.size, nil
 }
 
 // Skip implements [Reader].

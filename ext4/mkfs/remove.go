@@ -30,10 +30,10 @@ func (f *Builder) promote(id nodeID) {
 	t := f.t
 	if f.aliases == nil {
 		f.aliases = make(map[nodeID][]nodeID)
-		for i := range t.nodes {
-			if n := &t.nodes[i]; n.state&nodeAlias != 0 && n.state&nodeDead == 0 {
-				to := t.details[n.detail].alias
-				f.aliases[to] = append(f.aliases[to], nodeID(i))
+		for i := range nodeID(t.nodes.n) {
+			if n := t.node(i); n.state&nodeAlias != 0 && n.state&nodeDead == 0 {
+				to := nodeID(n.where)
+				f.aliases[to] = append(f.aliases[to], i)
 			}
 		}
 	}
@@ -41,11 +41,11 @@ func (f *Builder) promote(id nodeID) {
 	var rest []nodeID
 	for _, a := range f.aliases[id] {
 		switch n := t.node(a); {
-		case n.state&nodeAlias == 0 || n.state&nodeDead != 0 || t.details[n.detail].alias != id:
+		case n.state&nodeAlias == 0 || n.state&nodeDead != 0 || nodeID(n.where) != id:
 		case heir == 0:
 			heir = a
 		default:
-			t.details[n.detail].alias = heir
+			n.where = uint64(heir)
 			rest = append(rest, a)
 		}
 	}
@@ -58,9 +58,7 @@ func (f *Builder) promote(id nodeID) {
 	h.state &^= nodeDead
 	h.links--
 	t.node(id).detail = 0
-	if sum, ok := f.sums.list[id]; ok {
-		f.sums.list[heir] = sum
-	}
+	f.sums.move(id, heir)
 }
 
 // release gives back the blocks of a file that was written and is replaced.
@@ -71,10 +69,10 @@ func (f *Builder) release(n *node) {
 	if n.blocks > 0 {
 		f.w.release(run{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)})
 	}
-	if n.detail == 0 {
+	if n.detail == 0 || n.state&nodeWaits != 0 {
 		return
 	}
-	d := &f.t.details[n.detail]
+	d := f.t.details.at(n.detail)
 	for _, r := range d.taken {
 		f.w.release(r)
 	}

@@ -39,12 +39,19 @@ type Entry struct {
 	// is; nothing else but Path counts then.
 	HardLink string
 
+	// File is the same for all names that a source has for one file; the zero
+	// value where the file has no others, or HardLink says so.
+	File FileID
+
 	Xattrs  []Xattr
 	Flags   disk.FileFlags // those that a user can set
 	Project uint32
 
 	Content Content // of a regular file
 }
+
+// A FileID is what makes a file one: device and inode.
+type FileID struct{ Dev, Ino uint64 }
 
 // Content is what a regular file holds.
 type Content interface {
@@ -55,9 +62,8 @@ type Content interface {
 	// else the content is read before the next entry is asked for.
 	Later() bool
 
-	// Allocated is how many bytes are not in holes, as far as can be told
-	// without reading.
-	Allocated() int64
+	// Sparse reports whether there may be holes.
+	Sparse() bool
 }
 
 // A Reader reads a file from front to back.

@@ -12,7 +12,7 @@ import (
 
 // A Spool is a file without a name, in which contents wait for their place.
 type Spool struct {
-	f  *os.File
+	sections
 	at int64
 }
 
@@ -21,13 +21,13 @@ type Spool struct {
 func NewSpool(dir string) (*Spool, error) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err == nil {
-		return &Spool{f: os.NewFile(uintptr(fd), dir)}, nil
+		return &Spool{sections: sections{f: os.NewFile(uintptr(fd), dir)}}, nil
 	}
 	f, err := os.CreateTemp(dir, ".e4go-spool-")
 	if err != nil {
 		return nil, &os.PathError{Op: "make a temporary file in", Path: dir, Err: underlying(err)}
 	}
-	return &Spool{f: f}, os.Remove(f.Name())
+	return &Spool{sections: sections{f: f}}, os.Remove(f.Name())
 }
 
 // Close gives the room back.
@@ -35,7 +35,7 @@ func (s *Spool) Close() error { return s.f.Close() }
 
 // add copies the parts of a file from r.
 func (s *Spool) add(ctx context.Context, r io.Reader, p parts) (Content, error) {
-	c := &sectionContent{parts: p, f: s.f, at: s.at}
+	c := &sectionContent{parts: p, in: &s.sections, at: s.at}
 	buf := make([]byte, min(p.stored, 256<<10))
 	for end := s.at + p.stored; s.at < end; {
 		if err := ctx.Err(); err != nil {
@@ -53,12 +53,38 @@ func (s *Spool) add(ctx context.Context, r io.Reader, p parts) (Content, error) 
 	return c, nil
 }
 
+// sections are a file of which contents are sections.
+type sections struct {
+	f      *os.File
+	s      *TarSource // whose archive f is; nil for a spool, which nobody else changes
+	sparse []parts    // those that were kept
+}
+
+// content implements [keeper].
+func (s *sections) content(_ string, size int64, k kept) Content {
+	c := &sectionContent{in: s, at: int64(k.key)}
+	if k.sparse {
+		c.parts = s.sparse[k.sub]
+	} else {
+		c.parts = wholeFile(size)
+	}
+	return c
+}
+
 // sectionContent is contents that are a section of a file.
 type sectionContent struct {
 	parts
-	f  *os.File
+	in *sections
 	at int64
-	s  *TarSource // whose archive f is; nil for a spool, which nobody else changes
+}
+
+// keep implements [keepable].
+func (c *sectionContent) keep() (from keeper, key uint64, sub uint32) {
+	if c.Sparse() {
+		sub = uint32(len(c.in.sparse))
+		c.in.sparse = append(c.in.sparse, c.parts)
+	}
+	return c.in, uint64(c.at), sub
 }
 
 // Later implements [Content].
@@ -66,7 +92,7 @@ func (c *sectionContent) Later() bool { return true }
 
 // Open implements [Content].
 func (c *sectionContent) Open() (Reader, error) {
-	return &sectionReader{c.reader(io.NewSectionReader(c.f, c.at, c.stored)), c.s}, nil
+	return &sectionReader{c.reader(io.NewSectionReader(c.in.f, c.at, c.stored)), c.in.s}, nil
 }
 
 type sectionReader struct {
@@ -89,8 +115,11 @@ type parts struct {
 	list   []span // in order
 }
 
-// Allocated implements [Content].
-func (p *parts) Allocated() int64 { return p.stored }
+// wholeFile is a file of size bytes without holes.
+func wholeFile(size int64) parts { return parts{size: size, stored: size, list: []span{{0, size}}} }
+
+// Sparse implements [Content].
+func (p *parts) Sparse() bool { return p.stored < p.size }
 
 // reader reads the file, of which r has the parts.
 func (p *parts) reader(r io.Reader) *partsReader {

@@ -1,6 +1,7 @@
 package mkfs
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
@@ -9,52 +10,107 @@ import (
 )
 
 // sums tells contents apart: by a crc32c each, which the UUID is derived
-// from, and by a SHA-256 each where a manifest is wanted.
+// from, and by a SHA-256 each where these are wanted.
 type sums struct {
 	crc  uint32
-	at   int64 // up to where the crc goes
-	sha  hash.Hash
-	list map[nodeID][sha256.Size]byte // nil: not wanted
+	at   int64 // up to where the sums go
+	size int64
+
+	contents, files bool      // what is wanted: see HashContents and HashFiles
+	plain, sparse   hash.Hash // of the file at hand; nil: not wanted
+	number          [8]byte
+	plains          fileSums // of whole files
+	sparses         fileSums // likewise, see sparseSum
 }
 
-// add sums a part of a file, behind those before.
+type fileSums map[nodeID][sha256.Size]byte
+
+// moreHole is how many bytes the holes of a file may take before zeros are not
+// summed any more, unless its data are as many.
+const moreHole = 64 << 20
+
+// begin begins a file that has data in spans.
+func (s *sums) begin(size int64, spans []span) {
+	var data int64
+	for _, p := range spans {
+		data += p.end - p.start
+	}
+	s.crc, s.at, s.size = 0, 0, size
+	s.plain, s.sparse = nil, nil
+	hollow := size-data > max(data, moreHole)
+	if s.files && !hollow {
+		s.plain = sha256.New()
+	}
+	if s.contents || s.files && hollow {
+		s.sparse = sha256.New()
+	}
+}
+
+// add sums a part of the file, behind those before. It begins with a block.
 func (s *sums) add(off int64, data []byte) {
 	if off != s.at {
-		var b [8]byte
-		binary.LittleEndian.PutUint64(b[:], uint64(off))
-		s.crc = disk.CRC32C(s.crc, b[:])
+		s.crc = disk.CRC32C(s.crc, s.le(off))
 		s.skip(off)
 	}
 	s.crc = disk.CRC32C(s.crc, data)
-	if s.sha != nil {
-		s.sha.Write(data)
-	}
 	s.at = off + int64(len(data))
+	if s.plain != nil {
+		s.plain.Write(data)
+	}
+	for s.sparse != nil && len(data) > 0 {
+		b := data[:min(len(data), sparseBlock)]
+		if !bytes.Equal(b, zeroMiB[:len(b)]) {
+			s.sparse.Write(s.le(off))
+			s.sparse.Write(b)
+		}
+		off += int64(len(b))
+		data = data[len(b):]
+	}
+}
+
+// sparseBlock is the unit of the sum that takes no time over holes: of each block of as many bytes
+// that has one that is not zero, in order, the offset and the bytes, and at the end the size of the
+// file. Numbers are 8 bytes, little-endian. It does not depend on where the holes are.
+const sparseBlock = 1024
+
+func (s *sums) le(n int64) []byte {
+	binary.LittleEndian.PutUint64(s.number[:], uint64(n))
+	return s.number[:]
 }
 
 // skip sums the zeros of a hole.
 func (s *sums) skip(to int64) {
-	for s.sha != nil && s.at < to {
+	for s.plain != nil && s.at < to {
 		n := min(to-s.at, int64(len(zeroMiB)))
-		s.sha.Write(zeroMiB[:n])
+		s.plain.Write(zeroMiB[:n])
 		s.at += n
 	}
 	s.at = to
 }
 
-// end stores the sums of a file and begins the next.
+// end stores the sums of the file.
 func (s *sums) end(f *Builder, id nodeID) {
-	n := f.t.node(id)
-	s.skip(n.size)
-	n.crc = s.crc
-	if s.list != nil {
-		s.list[id] = [sha256.Size]byte(s.sha.Sum(nil))
-		s.sha.Reset()
+	s.skip(s.size)
+	f.t.node(id).crc = s.crc
+	if s.plain != nil {
+		s.plains[id] = [sha256.Size]byte(s.plain.Sum(nil))
 	}
-	s.crc, s.at = 0, 0
+	if s.sparse != nil {
+		s.sparse.Write(s.le(s.size))
+		s.sparses[id] = [sha256.Size]byte(s.sparse.Sum(nil))
+	}
 }
 
-// digest is a hash of all that the tree says, contents by their SHA-256 or,
+// move gives the sums of a file to another node.
+func (s *sums) move(from, to nodeID) {
+	for _, list := range []fileSums{s.plains, s.sparses} {
+		if sum, ok := list[from]; ok {
+			list[to] = sum
+		}
+	}
+}
+
+// digest is a hash of all that the tree says, contents by their sparse sums or,
 // if not full, by their crc32c.
 func (f *Builder) digest(full bool) [sha256.Size]byte {
 	h := sha256.New()
@@ -91,16 +147,16 @@ func (f *Builder) digest(full bool) [sha256.Size]byte {
 		u(uint64(n.size))
 		bytes(keys[n.xattrs])
 		if full {
-			sum := f.sums.list[id]
+			sum := f.sums.sparses[id]
 			b = append(b, sum[:]...)
 		} else {
 			u(uint64(n.crc))
 		}
-		switch d := &f.t.details[n.detail]; n.mode.Type() {
+		switch n.mode.Type() {
 		case disk.ModeLink:
-			bytes([]byte(d.target))
+			bytes(f.t.targetOf(n))
 		case disk.ModeChar, disk.ModeBlock:
-			u(uint64(d.major)<<32 | uint64(d.minor))
+			u(n.where) // major and minor number
 		}
 		h.Write(b)
 		return nil

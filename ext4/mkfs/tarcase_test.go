@@ -31,6 +31,7 @@ func fill(dir, img string, o Options, size int64, change func(*Entry), open ...o
 		return nil, nil, err
 	}
 	b.HashContents()
+	b.HashFiles()
 	var spool *Spool
 	if size == 0 {
 		if spool, err = NewSpool(dir); err != nil {
@@ -53,7 +54,7 @@ func fill(dir, img string, o Options, size int64, change func(*Entry), open ...o
 	}
 	var p *Params
 	if size == 0 {
-		p, err = b.Fit(Free{})
+		p, err = b.Fit(ctx, Free{})
 	} else {
 		p, err = Resolve(size, o)
 	}

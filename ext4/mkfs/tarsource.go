@@ -48,6 +48,7 @@ type TarSource struct {
 	tr     *tarReader
 	was    unix.Stat_t // of tr.file, when it was opened
 	closes []func() error
+	own    sections // of tr.file
 }
 
 // NewTarSource reads an archive from f, which it takes over; name is for
@@ -109,6 +110,7 @@ func (s *TarSource) open(f *os.File) error {
 		}
 		if end > at { // else there is nothing, or its size is not known
 			s.tr.file, s.tr.end, s.tr.at = f, end, at
+			s.own = sections{f: f, s: s}
 			if err := unix.Fstat(int(f.Fd()), &s.was); err != nil {
 				return err
 			}
@@ -459,13 +461,13 @@ func (s *TarSource) content(ctx context.Context, h *tarHeader) (Content, error) 
 	if h.size == 0 {
 		return nil, nil
 	}
-	p := parts{size: h.size, stored: h.stored, list: h.parts}
-	if h.parts == nil {
-		p.list = []span{{0, h.size}}
+	p := wholeFile(h.size)
+	if h.parts != nil {
+		p = parts{size: h.size, stored: h.stored, list: h.parts}
 	}
 	switch {
 	case s.tr.file != nil:
-		return &sectionContent{parts: p, f: s.tr.file, at: s.tr.at, s: s}, nil
+		return &sectionContent{parts: p, in: &s.own, at: s.tr.at}, nil
 	case s.o.Spool != nil:
 		return s.o.Spool.add(ctx, s.tr, p)
 	}

@@ -23,8 +23,8 @@ const (
 type node struct {
 	size    int64
 	mtime   int64  // seconds
-	where   uint64 // the first block of a file of one extent; or in detail
-	name    uint64 // where the name stands in tree.names
+	where   uint64 // the first block of a file of one extent; see also state and tree.text
+	name    uint64 // where the name stands in tree.text
 	nsec    uint32
 	uid     uint32
 	gid     uint32
@@ -38,7 +38,7 @@ type node struct {
 	prev    nodeID // the one before; until they are sorted
 	ino     disk.Ino
 	xattrs  uint32 // in tree.xattrs, 0 is none
-	detail  uint32 // in tree.details, 0 is none
+	detail  uint32 // in tree.details, 0 is none; with nodeWaits in tree.kept
 	crc     uint32 // crc32c of the contents
 	mode    disk.Mode
 	nameLen uint8
@@ -49,29 +49,27 @@ type nodeState uint8
 
 const (
 	nodeExplicit nodeState = 1 << iota // an entry said what it is; else it was made up
-	nodeAlias                          // another name of the node in detail
+	nodeAlias                          // another name of the node where
 	nodeDead                           // replaced or removed
+	nodeInline                         // its contents stand in the inode, and until then at where in tree.text
+	nodeWaits                          // its contents have not been read yet
 )
 
 // A detail is what few nodes have.
 type detail struct {
-	target  string                 // of a symbolic link
-	inline  []byte                 // contents that stand in the inode
 	extents []disk.Extent          // of a file of several
 	iblock  *[disk.IBlockSize]byte // of an indirect map, whose blocks are taken
 	taken   []run
-	sectors uint64  // of an indirect map
-	major   uint32  // of a device
-	minor   uint32  //
-	alias   nodeID  // what this is another name of
-	content Content // not read yet
+	sectors uint64 // of an indirect map
 }
 
 // A tree is all that goes into a file system.
 type tree struct {
-	nodes   []node // by nodeID; the zeroth is not used
-	names   []byte
-	details []detail
+	nodes   table[node] // by nodeID; the zeroth is not used
+	text    text        // names, targets of symbolic links and inline contents
+	details table[detail]
+	kept    table[kept]
+	keepers []keeper
 	xattrs  []*xattrs // the sets in use; the zeroth is none
 	sets    map[string]uint32
 	index   []nodeID // by hash of parent and name: where each node is found
@@ -81,25 +79,37 @@ type tree struct {
 
 func newTree() *tree {
 	t := &tree{
-		nodes: make([]node, 2, 1024), details: make([]detail, 1), xattrs: make([]*xattrs, 1), sets: make(map[string]uint32),
+		xattrs: make([]*xattrs, 1), sets: make(map[string]uint32),
 		index: make([]nodeID, 1024), seed: maphash.MakeSeed(),
 	}
-	t.nodes[rootNode] = node{mode: disk.ModeDir | 0o755, links: 2, parent: rootNode}
+	t.nodes.add(node{})
+	t.nodes.add(node{mode: disk.ModeDir | 0o755, links: 2, parent: rootNode})
+	t.details.add(detail{})
 	return t
 }
 
-func (t *tree) node(id nodeID) *node { return &t.nodes[id] }
+func (t *tree) node(id nodeID) *node { return t.nodes.at(uint32(id)) }
 
-func (t *tree) nameOf(n *node) []byte { return t.names[n.name:][:n.nameLen] }
+func (t *tree) nameOf(n *node) []byte { return t.text.at(n.name, int(n.nameLen)) }
+
+// targetOf is where a symbolic link leads.
+func (t *tree) targetOf(n *node) []byte { return t.text.at(n.where, int(n.size)) }
+
+// extentsOf are the extents of a regular file.
+func (t *tree) extentsOf(n *node) []disk.Extent {
+	if n.blocks > 0 {
+		return extents(0, []run{{disk.PBlock(n.where), disk.PBlock(n.where) + disk.PBlock(n.blocks)}}, false)
+	}
+	return t.details.at(n.detail).extents
+}
 
 // detailOf returns the node's detail, made if it had none.
 func (t *tree) detailOf(id nodeID) *detail {
 	n := t.node(id)
 	if n.detail == 0 {
-		n.detail = uint32(len(t.details))
-		t.details = append(t.details, detail{})
+		n.detail = t.details.add(detail{})
 	}
-	return &t.details[n.detail]
+	return t.details.at(n.detail)
 }
 
 // path is the node's path from the root, for people.
@@ -137,17 +147,15 @@ func (t *tree) add(parent nodeID, name []byte) (nodeID, error) {
 	if len(name) > disk.MaxNameLen {
 		return 0, fmt.Errorf("%s/%s: the name has %d bytes, at most %d are allowed", t.path(parent), name, len(name), disk.MaxNameLen)
 	}
-	if len(t.nodes) >= 1<<32-1 {
+	if t.nodes.n >= 1<<32-1 {
 		return 0, fmt.Errorf("%s/%s: more names than there can be inodes", t.path(parent), name)
 	}
-	id := nodeID(len(t.nodes))
 	p := t.node(parent)
-	t.nodes = append(t.nodes, node{name: uint64(len(t.names)), nameLen: uint8(len(name)), parent: parent, next: p.child, links: 1})
+	id := nodeID(t.nodes.add(node{name: t.text.add(name), nameLen: uint8(len(name)), parent: parent, next: p.child, links: 1}))
 	if next := p.child; next != 0 {
 		t.node(next).prev = id
 	}
-	t.node(parent).child = id
-	t.names = append(t.names, name...)
+	p.child = id
 	t.insert(id)
 	return id, nil
 }
@@ -190,8 +198,8 @@ func (t *tree) remove(id nodeID) {
 // sort puts the names of every directory in order of their bytes.
 func (t *tree) sort() {
 	var list []nodeID
-	for id := range t.nodes {
-		d := &t.nodes[id]
+	for id := range nodeID(t.nodes.n) {
+		d := t.node(id)
 		if d.child == 0 {
 			continue
 		}
@@ -238,7 +246,7 @@ func (t *tree) walk(fn func(id nodeID) error) error {
 // target is the node that a name stands for: itself, or what it is an alias of.
 func (t *tree) target(id nodeID) nodeID {
 	if n := t.node(id); n.state&nodeAlias != 0 {
-		return t.details[n.detail].alias
+		return nodeID(n.where)
 	}
 	return id
 }

@@ -148,6 +148,48 @@ func xattrRoom(list []xattr) int {
 	return n
 }
 
+// divide finds room for xattrs of which there are too many for a block: large values in
+// inodes of their own, whose ea is toLarge, and what fits in the inode itself.
+func (v *volume) divide(list []xattr) (block, body []xattr, err error) {
+	list = slices.Clone(list)
+	if v.sb.Incompat.Has(disk.IncompatEAInode) {
+		for xattrRoom(list) > v.blockRoom() {
+			big := -1
+			for i := range list {
+				if list[i].ea == nil && len(list[i].value) > disk.XattrEntrySize && (big < 0 || len(list[i].value) > len(list[big].value)) {
+					big = i
+				}
+			}
+			if big < 0 {
+				break
+			}
+			list[big].ea = toLarge
+		}
+	}
+	for i := 0; i < len(list) && xattrRoom(list) > v.blockRoom(); {
+		if xattrRoom(append(body[:len(body):len(body)], list[i])) <= v.ibodyRoom() {
+			body = append(body, list[i])
+			list = append(list[:i:i], list[i+1:]...)
+			continue
+		}
+		i++
+	}
+	if room := xattrRoom(list); room > v.blockRoom() {
+		hint := "use larger blocks, as -b 4096"
+		if v.sb.BlockSize() >= maxFitBlock {
+			hint = "add -O ea_inode, or give -E no_copy_xattrs to leave them out"
+			if v.sb.Incompat.Has(disk.IncompatEAInode) {
+				hint = "give -E no_copy_xattrs to leave them out"
+			}
+		}
+		return nil, nil, usage(hint, "its extended attributes take %d bytes, a block of %d has %d for them", room, v.sb.BlockSize(), v.blockRoom())
+	}
+	return list, body, nil
+}
+
+// toLarge is what holds a value that has no inode yet.
+var toLarge = &eaInode{}
+
 // putXattrs writes entries from b[at:] on and values from the end of b
 // backwards; offsets of values count from b[base:].
 func (v *volume) putXattrs(b []byte, at, base int, list []xattr) {
