@@ -114,19 +114,6 @@ func (v *volume) ino(path string) disk.Ino {
 // putAt changes the inode at a path.
 func (v *volume) putAt(path string, fn func(in *disk.Inode)) { v.put(v.ino(path), fn) }
 
-// putSuper changes the superblock.
-func (v *volume) putSuper(fn func(sb *disk.Superblock)) {
-	v.change(disk.SuperblockOffset, disk.SuperblockSize, func(b []byte) {
-		sb := disk.DecodeSuperblock(b)
-		fn(&sb)
-		sb.Put(b)
-		if sb.MetadataCsum() {
-			sb.Checksum = disk.SuperblockChecksum(b)
-			sb.Put(b)
-		}
-	})
-}
-
 // putDesc changes the descriptor of group g.
 func (v *volume) putDesc(g disk.Group, fn func(d *disk.GroupDesc)) {
 	v.change(v.descAt(g), v.sb.GroupDescSize(), func(b []byte) {
