@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"slices"
 	"testing"
 )
@@ -73,4 +74,47 @@ func FuzzACL(f *testing.F) {
 			t.Fatalf("%d entries of %d bytes are %d for system calls", len(acl), len(b), n)
 		}
 	})
+}
+
+func TestWireACL(t *testing.T) {
+	acl := []ACLEntry{
+		{ACLUserObj, 7, aclUndefined}, {ACLUser, 6, 1000}, {ACLGroupObj, 5, aclUndefined}, {ACLMask, 7, aclUndefined}, {ACLOther, 0, aclUndefined},
+	}
+	got, err := DecodeWireACL(WireACL(acl))
+	if err != nil || !slices.Equal(got, acl) || CheckACL(got) != nil {
+		t.Errorf("%v, %v, %v", got, err, CheckACL(got))
+	}
+	for _, bad := range [][]ACLEntry{
+		{acl[0], acl[1], acl[2], acl[4]}, // names without a mask
+		{acl[0], acl[2]},                 // no others
+		{acl[2], acl[0], acl[4]},         // order
+		{acl[0], acl[0], acl[2], acl[4]}, // twice
+		{{ACLUserObj, 8, aclUndefined}, acl[2], acl[4]},
+	} {
+		if CheckACL(bad) == nil {
+			t.Errorf("%v passes", bad)
+		}
+	}
+	if _, err := DecodeWireACL(EncodeACL(acl)); !errors.Is(err, ErrACLVersion) {
+		t.Errorf("the form on disk: %v", err)
+	}
+	if _, err := DecodeWireACL(WireACL([]ACLEntry{{ACLUser, 7, aclUndefined}})); err == nil {
+		t.Error("an entry for nobody passes")
+	}
+}
+
+// A mode and an ACL agree: each gives the other's permissions.
+func TestACLMode(t *testing.T) {
+	acl := []ACLEntry{{Tag: ACLUserObj, Perm: 6}, {Tag: ACLUser, Perm: 7, ID: 9}, {Tag: ACLGroupObj, Perm: 7}, {Tag: ACLMask, Perm: 4}, {Tag: ACLOther, Perm: 1}}
+	if mode, equal := ACLMode(acl, 0o102777); mode != 0o102641 || equal {
+		t.Errorf("%#o %t", mode, equal)
+	}
+	ChmodACL(acl, 0o750)
+	if acl[0].Perm != 7 || acl[2].Perm != 7 || acl[3].Perm != 5 || acl[4].Perm != 0 {
+		t.Errorf("after chmod: %v", acl)
+	}
+	small := []ACLEntry{{Tag: ACLUserObj, Perm: 6}, {Tag: ACLGroupObj, Perm: 4}, {Tag: ACLOther, Perm: 7}}
+	if mode, equal := InheritACL(small, 0o100755); mode != 0o100645 || !equal {
+		t.Errorf("inherited: %#o %t", mode, equal)
+	}
 }

@@ -60,6 +60,11 @@ func (f FileFlags) Visible() FileFlags {
 // Has reports whether every bit of x is set.
 func (f FileFlags) Has(x FileFlags) bool { return f&x == x }
 
+// FlagsInherited are the flags that a new inode takes from its directory
+// (EXT4_FL_INHERITED).
+const FlagsInherited = FlagSecrm | FlagUnrm | FlagCompr | FlagSync | FlagNodump | FlagNoatime | FlagNocompr | FlagJournalData |
+	FlagNotail | FlagDirsync | FlagProjInherit | FlagCasefold | FlagDAX
+
 // Mode is i_mode: the file type in the top four bits, then suid, sgid, sticky and the permissions.
 type Mode uint16
 

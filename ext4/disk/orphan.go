@@ -20,6 +20,17 @@ func OrphanInos(b []byte) []Ino {
 	return out
 }
 
+// OrphanFree is the byte of block b of the orphan file where another inode can
+// be named, or -1 if it is full.
+func OrphanFree(b []byte) int {
+	for at := 0; at+4 <= len(b)-orphanTailSize; at += 4 {
+		if le.Uint32(b[at:]) == 0 {
+			return at
+		}
+	}
+	return -1
+}
+
 // OrphanBlockChecksum is ob_checksum of block b of the orphan file, which lies
 // in physical block blk; seed is the orphan file's [InodeSeed]
 // (ext4_orphan_file_block_csum).
@@ -27,6 +38,11 @@ func OrphanBlockChecksum(seed uint32, blk PBlock, b []byte) uint32 {
 	var num [8]byte
 	le.PutUint64(num[:], uint64(blk))
 	return crc32c(crc32c(seed, num[:]), b[:len(b)-orphanTailSize])
+}
+
+// PutOrphanChecksum stores the checksum of block b of the orphan file.
+func PutOrphanChecksum(seed uint32, blk PBlock, b []byte) {
+	le.PutUint32(b[len(b)-4:], OrphanBlockChecksum(seed, blk, b))
 }
 
 // CheckOrphanBlock reports the first rule that block b of the orphan file, in

@@ -12,7 +12,7 @@ const (
 	quotaLeafHeader   = 16      // struct qt_disk_dqdbheader
 	maxQuotaSize      = 1 << 31 // bytes: what e2fsprogs takes
 	quotaVersion      = 1       // vfsv1: 64-bit usage
-	quotaLeafEntries  = (QuotaBlockSize - quotaLeafHeader) / QuotaEntrySize
+	QuotaLeafEntries  = (QuotaBlockSize - quotaLeafHeader) / QuotaEntrySize
 	quotaInfoSize     = 24
 	quotaHeaderLength = quotaInfoAt + quotaInfoSize
 )
@@ -110,6 +110,9 @@ func CheckQuotaHeader(t QuotaType, ino Ino, b []byte, size uint64, blk PBlock) e
 // QuotaRef is reference i of the tree block b, a block of the file or 0.
 func QuotaRef(b []byte, i int) uint32 { return le.Uint32(b[4*i:]) }
 
+// PutQuotaRef makes n reference i of the tree block b.
+func PutQuotaRef(b []byte, i int, n uint32) { le.PutUint32(b[4*i:], n) }
+
 // QuotaRefs is how many references a tree block has.
 const QuotaRefs = QuotaBlockSize / 4
 
@@ -149,10 +152,54 @@ func (e QuotaEntry) Put(b []byte) {
 // it returns false. An entry of only zeros is free; the id 0 with no usage yet
 // has a time of 1 for that (v2_mem2diskdqb).
 func QuotaLeaf(b []byte, yield func(QuotaEntry) bool) {
-	for i := range quotaLeafEntries {
+	for i := range QuotaLeafEntries {
 		p := b[quotaLeafHeader+i*QuotaEntrySize:][:QuotaEntrySize]
 		if !allZero(p) && !yield(DecodeQuotaEntry(p)) {
 			return
 		}
+	}
+}
+
+// QuotaLeafHeader is struct qt_disk_dqdbheader, at the start of a leaf block.
+// Leaves with room are in a list of both directions, blocks that nobody uses in one of
+// the first; 0 ends them.
+type QuotaLeafHeader struct {
+	NextFree uint32 // dqdh_next_free
+	PrevFree uint32 // dqdh_prev_free
+	Entries  uint16 // dqdh_entries: in use
+}
+
+// DecodeQuotaLeafHeader decodes the header at the start of b.
+func DecodeQuotaLeafHeader(b []byte) QuotaLeafHeader {
+	p := (*[quotaLeafHeader]byte)(b)
+	return QuotaLeafHeader{le.Uint32(p[0:4]), le.Uint32(p[4:8]), le.Uint16(p[8:10])}
+}
+
+// Put writes h into b, the inverse of [DecodeQuotaLeafHeader].
+func (h QuotaLeafHeader) Put(b []byte) {
+	p := (*[quotaLeafHeader]byte)(b)
+	le.PutUint32(p[0:4], h.NextFree)
+	le.PutUint32(p[4:8], h.PrevFree)
+	le.PutUint16(p[8:10], h.Entries)
+}
+
+// QuotaLeafFind is where the entry of id starts in leaf block b, or, with
+// free, where an unused one does; -1 if there is none.
+func QuotaLeafFind(b []byte, id uint32, free bool) int {
+	for i := range QuotaLeafEntries {
+		at := quotaLeafHeader + i*QuotaEntrySize
+		p := b[at:][:QuotaEntrySize]
+		if unused := allZero(p); unused == free && (unused || le.Uint32(p) == id) {
+			return at
+		}
+	}
+	return -1
+}
+
+// KeepQuotaEntry marks the entry in b, which is in use, where it would be all
+// zeros (v2r1_mem2diskdqb).
+func KeepQuotaEntry(b []byte) {
+	if allZero(b[:QuotaEntrySize]) {
+		le.PutUint64(b[0x40:], 1)
 	}
 }

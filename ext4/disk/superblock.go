@@ -65,7 +65,7 @@ type Superblock struct {
 	Inodes           uint32     // s_inodes_count
 	Blocks           uint64     // s_blocks_count
 	ReservedBlocks   uint64     // s_r_blocks_count
-	FreeBlocks       uint64     // s_free_blocks_count: in clusters
+	FreeBlocks       uint64     // s_free_blocks_count: in blocks, with bigalloc too
 	FreeInodes       uint32     // s_free_inodes_count
 	FirstDataBlock   uint32     // s_first_data_block: 1 for blocks of 1 KiB, else 0
 	LogBlockSize     uint32     // s_log_block_size: size is 1024 << this
@@ -471,3 +471,10 @@ func putTime40(lo []byte, hi *byte, t int64) {
 	le.PutUint32(lo, uint32(t))
 	*hi = byte(t >> 32)
 }
+
+// ReservedUID and ReservedGID are the user and the group that may use the
+// reserved blocks (s_def_resuid, s_def_resgid).
+func (sb *Superblock) ReservedUID() uint32 { return uint32(sb.DefResUIDHi)<<16 | uint32(sb.DefResUID) }
+
+// ReservedGID is described at [Superblock.ReservedUID].
+func (sb *Superblock) ReservedGID() uint32 { return uint32(sb.DefResGIDHi)<<16 | uint32(sb.DefResGID) }

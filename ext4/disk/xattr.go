@@ -149,15 +149,11 @@ func XattrBlockPlace(owner Ino, b []byte, blk PBlock) XattrPlace {
 // XattrIbodyPlace is the place of the xattrs in the inode raw; ok is false if
 // it has none: no room, or no magic number where they would start.
 func XattrIbodyPlace(owner Ino, raw []byte, blk PBlock, off int) (XattrPlace, bool) {
-	if len(raw) < GoodOldInodeSize+extraIsizeFull {
+	p, ok := XattrIbodyRoom(owner, raw, blk, off)
+	if !ok || le.Uint32(p.Bytes) != XattrMagic {
 		return XattrPlace{}, false
 	}
-	extra := int(le.Uint16(raw[0x80:0x82]))
-	at := GoodOldInodeSize + extra
-	if extra == 0 || extra%4 != 0 || at+XattrIbodyHdrSize > len(raw) || le.Uint32(raw[at:]) != XattrMagic {
-		return XattrPlace{}, false
-	}
-	return XattrPlace{Owner: owner, Bytes: raw[at:], Entries: XattrIbodyHdrSize, Base: XattrIbodyHdrSize, Block: blk, Off: off + at}, true
+	return p, true
 }
 
 // An Xattr is one entry with its name and, unless an EA inode holds it, its

@@ -120,6 +120,14 @@ func (w *Writer) overhead(blocks, revokes int) int {
 // Aborted is the error that ended writing, or nil.
 func (w *Writer) Aborted() error { return w.aborted }
 
+// Stop ends writing as a power cut does: the log stays as it is, and the
+// journal remembers no error.
+func (w *Writer) Stop(err error) {
+	if w.aborted == nil {
+		w.aborted = err
+	}
+}
+
 // Abort ends writing: nothing goes to the log or to its places any more. The
 // journal remembers errno, a positive number, for whoever comes next.
 func (w *Writer) Abort(err error, errno int32) {

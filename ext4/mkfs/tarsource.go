@@ -439,21 +439,13 @@ const (
 // applyACL gives an entry the mode that goes with its ACL, as the kernel does.
 // It reports whether the mode is all that the ACL says.
 func (e *Entry) applyACL(wire []byte) (bool, error) {
-	acl, err := decodeWireACL(wire)
+	acl, err := decodeACL(wire)
 	if err != nil {
 		return false, err
 	}
-	for _, a := range acl { // the mask comes behind the group
-		switch perm := disk.Mode(a.Perm); a.Tag {
-		case disk.ACLUserObj:
-			e.Mode = e.Mode&^0o700 | perm<<6
-		case disk.ACLGroupObj, disk.ACLMask:
-			e.Mode = e.Mode&^0o070 | perm<<3
-		case disk.ACLOther:
-			e.Mode = e.Mode&^0o007 | perm
-		}
-	}
-	return len(acl) <= 3, nil
+	var equal bool
+	e.Mode, equal = disk.ACLMode(acl, e.Mode)
+	return equal, nil
 }
 
 // content is the contents of the entry that the reader is at.

@@ -2,7 +2,6 @@ package mkfs
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -67,7 +66,7 @@ func newXattrs(list []Xattr) (*xattrs, error) {
 		case len(a.Value) > maxXattrValue:
 			return nil, fmt.Errorf("extended attribute %s: it has %d bytes, at most %d are allowed", a.Name, len(a.Value), maxXattrValue)
 		case e.index == disk.XattrACLAccess || e.index == disk.XattrACLDefault:
-			acl, err := decodeWireACL(a.Value)
+			acl, err := decodeACL(a.Value)
 			if err != nil {
 				return nil, fmt.Errorf("extended attribute %s: %w", a.Name, err)
 			}
@@ -90,37 +89,13 @@ func newXattrs(list []Xattr) (*xattrs, error) {
 // maxXattrValue is XATTR_SIZE_MAX: the kernel gives nobody a longer value.
 const maxXattrValue = 65536
 
-// decodeWireACL is the inverse of [disk.WireACL]. It refuses what the kernel
-// would not set (posix_acl_valid): entries stand in the order of tags, those for the owner,
-// the group and others once each, and a mask if there are names.
-func decodeWireACL(b []byte) ([]disk.ACLEntry, error) {
-	if len(b) < 4 || binary.LittleEndian.Uint32(b) != 2 || (len(b)-4)%8 != 0 {
-		return nil, fmt.Errorf("%d bytes are no POSIX ACL of version 2", len(b))
+// decodeACL decodes an ACL that the kernel would set.
+func decodeACL(wire []byte) ([]disk.ACLEntry, error) {
+	acl, err := disk.DecodeWireACL(wire)
+	if err == nil {
+		err = disk.CheckACL(acl)
 	}
-	var acl []disk.ACLEntry
-	count := make(map[uint16]int)
-	for b = b[4:]; len(b) > 0; b = b[8:] {
-		e := disk.ACLEntry{Tag: le.Uint16(b), Perm: le.Uint16(b[2:]), ID: le.Uint32(b[4:])}
-		switch e.Tag {
-		case disk.ACLUserObj, disk.ACLGroupObj, disk.ACLMask, disk.ACLOther, disk.ACLUser, disk.ACLGroup:
-		default:
-			return nil, fmt.Errorf("entry %d of the POSIX ACL has tag %#x", len(acl), e.Tag)
-		}
-		if e.Perm > 7 {
-			return nil, fmt.Errorf("entry %d of the POSIX ACL has permissions %#o", len(acl), e.Perm)
-		}
-		if n := len(acl); n > 0 && acl[n-1].Tag > e.Tag {
-			return nil, fmt.Errorf("entry %d of the POSIX ACL, with tag %#x, comes behind one with %#x", n, e.Tag, acl[n-1].Tag)
-		}
-		count[e.Tag]++
-		acl = append(acl, e)
-	}
-	names := count[disk.ACLUser] + count[disk.ACLGroup]
-	if len(acl) > 0 && (count[disk.ACLUserObj] != 1 || count[disk.ACLGroupObj] != 1 || count[disk.ACLOther] != 1 ||
-		count[disk.ACLMask] > 1 || names > 0 && count[disk.ACLMask] == 0) {
-		return nil, errors.New("the POSIX ACL needs an entry each for the owner, the group and others, and with names one mask")
-	}
-	return acl, nil
+	return acl, err
 }
 
 // key is the same for equal sets alone.
