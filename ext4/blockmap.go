@@ -32,14 +32,16 @@ func (in *Inode) indirectLeaf(b disk.LBlock) (mapLeaf, error) {
 
 // directLeaf is the leaf of the direct blocks, decoded once.
 func (in *Inode) directLeaf() (mapLeaf, error) {
-	if l := in.rootLeaf.Load(); l != nil {
+	if l := in.rootLeaf.Load(); l != nil && in.tx == nil {
 		return *l, nil
 	}
 	l := &mapLeaf{owner: in.ino, end: disk.DirectBlocks}
 	if err := in.addPointers(l, in.disk.Block[:4*disk.DirectBlocks], in.block, in.off+disk.IBlockOffset); err != nil {
 		return mapLeaf{}, err
 	}
-	in.rootLeaf.Store(l)
+	if in.tx == nil {
+		in.rootLeaf.Store(l)
+	}
 	return *l, nil
 }
 
@@ -63,7 +65,7 @@ func (in *Inode) indirectTree(level uint, base, rel uint64) (mapLeaf, error) {
 		if below == 0 {
 			return in.pointerLeaf(next, disk.LBlock(first), min(first+span, maxLogical))
 		}
-		if data, err = in.fs.meta(kindIndirect, next, 0, nil); err == nil {
+		if data, err = in.meta(kindIndirect, next, 0, nil); err == nil {
 			next, err = in.pointer(data, int(rel>>(perBits*below))&(1<<perBits-1), next, 0)
 		}
 	}
@@ -82,18 +84,19 @@ func indirectBase(level int, blockBits uint) uint64 {
 // pointerLeaf is what the block of numbers n, which maps the blocks [first,
 // end), says, through the cache.
 func (in *Inode) pointerLeaf(n disk.PBlock, first disk.LBlock, end uint64) (mapLeaf, error) {
-	if l, ok := get[*mapLeaf](in.fs.cache, kindMapLeaf, uint64(n)); ok && l.owner == in.ino && l.first == first && l.end == end {
+	if l, ok := get[*mapLeaf](in.fs.cache, kindMapLeaf, uint64(n)); ok && !in.changes(n) && l.owner == in.ino && l.first == first && l.end == end {
 		return *l, nil
 	}
-	data := make([]byte, in.fs.sb.BlockSize())
-	if err := in.fs.readBlocks(data, n); err != nil {
+	mark := in.fs.live.mark(n)
+	data, err := in.bytes(n)
+	if err != nil {
 		return mapLeaf{}, err
 	}
 	leaf := &mapLeaf{owner: in.ino, first: first, end: end}
 	if err := in.addPointers(leaf, data, n, 0); err != nil {
 		return mapLeaf{}, err
 	}
-	in.fs.cache.put(kindMapLeaf, uint64(n), leaf)
+	in.keep(kindMapLeaf, n, mark, leaf)
 	return *leaf, nil
 }
 
@@ -114,8 +117,11 @@ func (in *Inode) addPointers(leaf *mapLeaf, b []byte, n disk.PBlock, off int) er
 // pointer is block number i of those in b, which lie in block n at byte off.
 func (in *Inode) pointer(b []byte, i int, n disk.PBlock, off int) (disk.PBlock, error) {
 	p := disk.PBlock(binary.LittleEndian.Uint32(b[4*i:]))
-	if p == 0 || in.fs.sb.ValidRange(p, 1) {
-		return p, nil
+	if p == 0 {
+		return 0, nil
+	}
+	if in.fs.sb.ValidRange(p, 1) {
+		return p, in.checkBlocks(p, 1, n, off+4*i)
 	}
 	return 0, &disk.CorruptError{
 		Struct: "indirect block of inode", Num: uint64(in.ino), Block: n, Off: off + 4*i,

@@ -1,10 +1,19 @@
-// Package ext4 reads ext2, ext3 and ext4 file systems.
+// Package ext4 reads and writes ext2, ext3 and ext4 file systems.
 //
-// [Open] takes any [blockdev.Device] and writes not one byte to it: a journal
-// that was left unclean is replayed into memory above the device. Everything
+// [Open] takes any [blockdev.Device] and, without Options.Write, writes not one
+// byte to it: a journal that was left unclean is replayed into memory above the device. Everything
 // is looked up when it is first asked for, checked against its checksum and
 // the rules of the format when it enters the cache, and kept decoded there, so
 // that opening takes the same few reads however large the file system is.
+//
+// With Options.Write every change of metadata is part of an [FS.Update], which
+// happens as a whole or not at all, and of the transaction that the update joined, which is
+// in the journal as a whole before any of it is in its place:
+//
+//	Update ── seal, publish ──> running transaction ── commit ──> log, barrier, commit block, barrier, places
+//	              └─> readers see it from here on         └─> durable from here on; what it freed may be used again
+//
+// Data are written to their blocks before the update that maps these.
 //
 // What is found broken comes out as a [*disk.CorruptError], what this package
 // cannot read as an [*UnsupportedError], and what the caller asked for in vain
@@ -19,17 +28,29 @@
 // All methods of [FS] and [Inode] may be called from many goroutines; a [Dir]
 // belongs to one at a time. An Inode never changes once it is in the cache.
 //
-// Locks, outermost first: FS.statfsMu guards the one computation of the
-// overhead, and the cache has locks of its own, under which nothing of this
-// package runs. No lock is held over a read of the device but statfsMu.
+// Readers take no lock that is held over I/O, and never wait for an update or a
+// commit: they read what is published, and read again if it has changed meanwhile
+// (live.go). Updates run one at a time, in memory.
+//
+// Locks, outermost first:
+//
+//	writer.inodeMu     one change of an inode's contents; held over writes of data
+//	  writer.commitMu  one commit; held over writes of the log and of metadata
+//	    writer.mu      the running transaction, groups, orphans, open inodes: one update
+//	      live.mu      the blocks that are newer than the device
+//	        the cache's own, under which nothing of this package runs
+//	FS.statfsMu        the one computation of the overhead; held over reads
 package ext4
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
@@ -52,14 +73,37 @@ type Options struct {
 	// written, and stays the caller's to close.
 	Journal blockdev.Device
 
-	// CacheSize bounds the metadata kept in memory, in bytes. 0 is
-	// [DefaultCacheSize].
+	// Write opens for writing. What cannot be written safely makes Open fail with an
+	// [*UnsupportedError] that says why; it can be opened again without.
+	Write bool
+
+	// Errors says what happens when an update meets corruption.
+	Errors ErrorPolicy
+
+	// CommitInterval is how long a change waits to become durable when nobody
+	// asks for it. 0 is [DefaultCommitInterval].
+	CommitInterval time.Duration
+
+	// QuotaLimits are the types of quota whose limits are enforced. Usage is
+	// counted always, where the file system has the feature.
+	QuotaLimits []disk.QuotaType
+
+	// Now is the clock of the times that are written. nil is time.Now.
+	Now func() time.Time
+
+	// CacheSize bounds the metadata kept in memory, in bytes; while writing,
+	// a quarter as much again is for bitmaps. 0 is [DefaultCacheSize].
 	CacheSize int64
+
+	// Discard tells the device which blocks were freed, once that is durable.
+	Discard bool
 }
 
 // FS is an open file system.
 type FS struct {
 	dev      blockdev.Device // immutable: the caller's, or an overlay above it after recovery
+	live     *live           // immutable; nil unless open for writing
+	rw       *writer         // immutable; nil unless open for writing
 	sb       disk.Superblock // immutable
 	super    superSource     // immutable
 	seed     uint32          // immutable: sb.Seed()
@@ -68,17 +112,27 @@ type FS struct {
 	journal  *JournalInfo // immutable
 	statfsMu sync.Mutex
 	overhead *overhead // guarded by statfsMu
+	dead     atomic.Bool
+	mmp      *mmpLock // nil unless the file system is protected, and open for writing
 }
 
 // An UnsupportedError names what a file system has that this package cannot read.
 type UnsupportedError struct {
 	Incompat disk.Incompat // the feature bits, if that is it
-	What     string        // what it is, if not
+	ROCompat disk.ROCompat // likewise, of those that prevent writing only
+	What     string        // what it is, if not, or what they prevent
 }
 
 func (e *UnsupportedError) Error() string {
+	what := ""
+	if e.What != "" {
+		what = e.What + ": "
+	}
+	if e.ROCompat != 0 {
+		return fmt.Sprintf("%sunsupported feature: %s (ro_compat %#x)", what, strings.Join(e.ROCompat.Names(), ", "), uint32(e.ROCompat))
+	}
 	if e.Incompat != 0 {
-		return fmt.Sprintf("unsupported feature: %s (incompat %#x)", strings.Join(e.Incompat.Names(), ", "), uint32(e.Incompat))
+		return fmt.Sprintf("%sunsupported feature: %s (incompat %#x)", what, strings.Join(e.Incompat.Names(), ", "), uint32(e.Incompat))
 	}
 	return "unsupported: " + e.What
 }
@@ -101,15 +155,16 @@ func CheckFeatures(sb *disk.Superblock) error {
 	return nil
 }
 
-// Open opens the file system on dev, which must outlive it and is never
-// written. It fails with a *disk.CorruptError if no superblock makes sense,
+// Open opens the file system on dev, which must outlive it and is not written
+// without Options.Write. It fails with a *disk.CorruptError if no superblock makes sense,
 // with an [*UnsupportedError], with a *jbd2.WrongJournalError if the external journal
 // that has to be replayed is missing, or with the device's error.
 func Open(dev blockdev.Device, o Options) (*FS, error) {
 	return OpenContext(context.Background(), dev, o)
 }
 
-// OpenContext is [Open]; ctx can end the replay of a long journal.
+// OpenContext is [Open]; ctx can end the replay of a long journal, and the wait
+// of multiple mount protection.
 func OpenContext(ctx context.Context, dev blockdev.Device, o Options) (*FS, error) {
 	if o.CacheSize <= 0 {
 		o.CacheSize = DefaultCacheSize
@@ -122,35 +177,72 @@ func OpenContext(ctx context.Context, dev blockdev.Device, o Options) (*FS, erro
 		return nil, err
 	}
 	fs := newFS(dev, src, o)
+	if o.Write {
+		if err := fs.mayWrite(); err != nil {
+			fs.Close()
+			return nil, err
+		}
+	}
+	if o.Write && src.sb.Incompat.Has(disk.IncompatMMP) {
+		if err := fs.takeMMP(ctx); err != nil {
+			fs.Close()
+			return nil, err
+		}
+	}
 	dst, info, err := fs.recoverJournal(ctx)
 	if err != nil {
 		fs.Close()
 		return nil, err
 	}
 	if dst != nil {
-		// What was read so far may have been replayed over.
-		fs.Close()
-		if src, err = readSuperAt(dst, src.at); err != nil {
+		again, err := fs.reread(dst)
+		if err != nil {
+			fs.Close()
 			return nil, fmt.Errorf("after journal replay: %w", err)
 		}
-		if err := CheckFeatures(&src.sb); err != nil {
-			return nil, fmt.Errorf("after journal replay: %w", err)
-		}
-		src.primaryErr = fs.super.primaryErr
-		fs = newFS(dst, src, o)
+		fs.cache.close()
+		fs = again
 	}
 	fs.journal = info
+	if o.Write {
+		if err := fs.openWriter(ctx); err != nil {
+			fs.Close()
+			return nil, err
+		}
+	}
 	return fs, nil
+}
+
+// reread is the file system after replay to dst: what was read so far may have
+// been replayed over.
+func (fs *FS) reread(dst blockdev.Device) (*FS, error) {
+	src, err := readSuperAt(dst, fs.super.at)
+	if err == nil {
+		err = CheckFeatures(&src.sb)
+	}
+	if err != nil {
+		return nil, err
+	}
+	src.primaryErr = fs.super.primaryErr
+	again := newFS(dst, src, fs.opts)
+	again.mmp = fs.mmp
+	return again, nil
 }
 
 func newFS(dev blockdev.Device, src superSource, o Options) *FS {
 	return &FS{dev: dev, sb: src.sb, super: src, seed: src.sb.Seed(), opts: o, cache: newCache(o.CacheSize)}
 }
 
-// Close drops what is cached. It does not close the device.
+// Close makes durable what was written, marks the file system as clean, and
+// drops what is cached. It does not close the device.
 func (fs *FS) Close() error {
+	var err error
+	if fs.rw != nil {
+		err = fs.closeWriter()
+	}
+	err = errors.Join(err, fs.releaseMMP())
 	fs.cache.close()
-	return nil
+	return err
 }
 
 // Super is the superblock in use, as it is after recovery. It must not be changed.

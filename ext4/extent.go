@@ -38,15 +38,15 @@ func childBounds(idx []disk.ExtentIdx, i int, in disk.ExtentBounds) disk.ExtentB
 // extentLeaf descends the extent tree to the leaf that covers block b. The
 // levels are bounded, and each node must be one lower than its parent.
 func (in *Inode) extentLeaf(b disk.LBlock) (mapLeaf, error) {
-	if l := in.rootLeaf.Load(); l != nil {
+	if l := in.rootLeaf.Load(); l != nil && in.tx == nil {
 		return *l, nil
 	}
-	node, err := in.extentRoot()
+	node, leaf, err := in.extentRoot()
 	if err != nil {
 		return mapLeaf{}, err
 	}
-	if node == nil {
-		return *in.rootLeaf.Load(), nil
+	if leaf != nil {
+		return *leaf, nil
 	}
 	for depth := node.depth - 1; ; depth-- {
 		x, bounds, ok := node.child(b)
@@ -66,70 +66,72 @@ func (in *Inode) extentLeaf(b disk.LBlock) (mapLeaf, error) {
 	}
 }
 
-// extentRoot returns the index node in i_block, decoded once. It is nil if
-// i_block is a leaf, which then is in rootLeaf.
-func (in *Inode) extentRoot() (*mapIndex, error) {
-	if x := in.rootIndex.Load(); x != nil {
-		return x, nil
+// extentRoot returns what is in i_block, an index node or a leaf, decoded
+// once.
+func (in *Inode) extentRoot() (*mapIndex, *mapLeaf, error) {
+	if x := in.rootIndex.Load(); x != nil && in.tx == nil {
+		return x, nil, nil
 	}
 	root, off := in.disk.Block[:], in.off+disk.IBlockOffset
 	if err := disk.CheckExtentHeader(in.ino, root, -1, in.block, off); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if disk.DecodeExtentHeader(root).Depth == 0 {
 		l, err := in.decodeLeaf(root, disk.AllExtents, in.block, off)
-		if err == nil {
+		if err == nil && in.tx == nil {
 			in.rootLeaf.Store(l)
 		}
-		return nil, err
+		return nil, l, err
 	}
 	x, err := in.decodeIndex(root, disk.AllExtents, in.block, off)
-	if err == nil {
+	if err == nil && in.tx == nil {
 		in.rootIndex.Store(x)
 	}
-	return x, err
+	return x, nil, err
 }
 
 func (in *Inode) leafBlock(n disk.PBlock, at disk.ExtentBounds) (*mapLeaf, error) {
-	if l, ok := get[*mapLeaf](in.fs.cache, kindMapLeaf, uint64(n)); ok && l.owner == in.ino && l.first == at.First && l.end == at.End {
+	if l, ok := get[*mapLeaf](in.fs.cache, kindMapLeaf, uint64(n)); ok && !in.changes(n) && l.owner == in.ino && l.first == at.First && l.end == at.End {
 		return l, nil
 	}
+	mark := in.fs.live.mark(n)
 	data, err := in.extentNode(n, 0)
 	if err != nil {
 		return nil, err
 	}
 	l, err := in.decodeLeaf(data, at, n, 0)
 	if err == nil {
-		in.fs.cache.put(kindMapLeaf, uint64(n), l)
+		in.keep(kindMapLeaf, n, mark, l)
 	}
 	return l, err
 }
 
 func (in *Inode) indexBlock(n disk.PBlock, at disk.ExtentBounds, depth int) (*mapIndex, error) {
-	if x, ok := get[*mapIndex](in.fs.cache, kindMapIndex, uint64(n)); ok && x.owner == in.ino && x.in == at && x.depth == depth {
+	if x, ok := get[*mapIndex](in.fs.cache, kindMapIndex, uint64(n)); ok && !in.changes(n) && x.owner == in.ino && x.in == at && x.depth == depth {
 		return x, nil
 	}
+	mark := in.fs.live.mark(n)
 	data, err := in.extentNode(n, depth)
 	if err != nil {
 		return nil, err
 	}
 	x, err := in.decodeIndex(data, at, n, 0)
 	if err == nil {
-		in.fs.cache.put(kindMapIndex, uint64(n), x)
+		in.keep(kindMapIndex, n, mark, x)
 	}
 	return x, err
 }
 
 // extentNode reads the node in block n and checks its header and checksum.
 func (in *Inode) extentNode(n disk.PBlock, depth int) ([]byte, error) {
-	data := make([]byte, in.fs.sb.BlockSize())
-	if err := in.fs.readBlocks(data, n); err != nil {
+	data, err := in.bytes(n)
+	if err != nil {
 		return nil, err
 	}
 	if err := disk.CheckExtentHeader(in.ino, data, depth, n, 0); err != nil {
 		return nil, err
 	}
-	if in.fs.sb.MetadataCsum() {
+	if in.fs.sb.MetadataCsum() && !in.changes(n) {
 		if err := disk.CheckExtentChecksum(in.ino, in.seed, data, n); err != nil {
 			return nil, err
 		}
@@ -147,6 +149,9 @@ func (in *Inode) decodeLeaf(b []byte, at disk.ExtentBounds, n disk.PBlock, off i
 			return nil, err
 		}
 		e := disk.DecodeExtent(disk.ExtentEntry(b, i))
+		if err := in.checkBlocks(e.Start, uint64(e.Len), n, off); err != nil {
+			return nil, err
+		}
 		m := Mapping{Logical: e.Block, Len: uint64(e.Len), Physical: e.Start, State: MapWritten}
 		if e.Unwritten {
 			m.State = MapUnwritten
@@ -165,6 +170,9 @@ func (in *Inode) decodeIndex(b []byte, at disk.ExtentBounds, n disk.PBlock, off 
 			return nil, err
 		}
 		x.idx[i] = disk.DecodeExtentIdx(disk.ExtentEntry(b, i))
+		if err := in.checkBlocks(x.idx[i].Leaf, 1, n, off); err != nil {
+			return nil, err
+		}
 	}
 	return x, nil
 }

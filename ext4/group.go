@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"fmt"
 
 	"e4go/ext4/disk"
@@ -21,8 +22,9 @@ func (fs *FS) groupBlock(i uint64) (*groupBlock, error) {
 		return b, nil
 	}
 	blk := fs.sb.DescBlock(fs.super.block(), i)
-	raw := make([]byte, fs.sb.BlockSize())
-	if err := fs.readBlocks(raw, blk); err != nil {
+	mark := fs.live.mark(blk)
+	raw, err := fs.bytes(blk)
+	if err != nil {
 		return nil, fmt.Errorf("group descriptors: %w", err)
 	}
 	size, per := fs.sb.GroupDescSize(), uint64(fs.sb.DescPerBlock())
@@ -38,7 +40,7 @@ func (fs *FS) groupBlock(i uint64) (*groupBlock, error) {
 			b.errs[j] = err
 		}
 	}
-	fs.cache.put(kindGroup, i, b)
+	fs.live.keep(blk, mark, func() { fs.cache.put(kindGroup, i, b) })
 	return b, nil
 }
 
@@ -74,10 +76,10 @@ type GroupInfo struct {
 	ReservedFirst, ReservedLast disk.PBlock
 }
 
-// Group returns what is known of group g. With a *disk.CorruptError comes what
-// was decoded all the same.
+// Group returns what is known of group g, as it is now. With a
+// *disk.CorruptError comes what was decoded all the same.
 func (fs *FS) Group(g disk.Group) (GroupInfo, error) {
-	d, err := fs.groupDesc(g)
+	d, err := fs.currentDesc(g)
 	if uint64(g) >= fs.sb.Groups() {
 		return GroupInfo{}, err
 	}
@@ -110,10 +112,31 @@ func (fs *FS) Group(g disk.Group) (GroupInfo, error) {
 	return info, err
 }
 
-// InodeBitmap returns the inode bitmap of group g: one bit an inode, set if it
-// is in use. The bitmap of a group that was never initialised is made up. It
-// must not be changed.
+// currentDesc is the descriptor of group g with the changes of all updates.
+func (fs *FS) currentDesc(g disk.Group) (disk.GroupDesc, error) {
+	if fs.rw == nil {
+		return fs.groupDesc(g)
+	}
+	fs.rw.mu.Lock()
+	defer fs.rw.mu.Unlock()
+	return fs.rw.desc(g)
+}
+
+// InodeBitmap returns the inode bitmap of group g as it is now: one bit an
+// inode, set if it is in use. The bitmap of a group that was never initialised is made
+// up. It must not be changed.
 func (fs *FS) InodeBitmap(g disk.Group) ([]byte, error) {
+	if fs.rw != nil {
+		fs.rw.mu.Lock()
+		defer fs.rw.mu.Unlock()
+		if l := fs.rw.groups[g]; l != nil && l.inodes != nil {
+			return bytes.Clone(l.inodes), nil
+		}
+	}
+	return fs.inodeBitmap(g)
+}
+
+func (fs *FS) inodeBitmap(g disk.Group) ([]byte, error) {
 	d, err := fs.groupDesc(g)
 	if err != nil {
 		return nil, err
@@ -125,10 +148,21 @@ func (fs *FS) InodeBitmap(g disk.Group) ([]byte, error) {
 	return fs.bitmap(d.InodeBitmap, g, "inode bitmap of group", "bg_inode_bitmap_csum", n, d.InodeBitmapCsum)
 }
 
-// BlockBitmap returns the block bitmap of group g: one bit a cluster, set if
-// it is in use. The bitmap of a group that was never initialised is computed.
-// It must not be changed.
+// BlockBitmap returns the block bitmap of group g as it is now: one bit a
+// cluster, set if it is in use. The bitmap of a group that was never initialised is
+// computed. It must not be changed.
 func (fs *FS) BlockBitmap(g disk.Group) ([]byte, error) {
+	if fs.rw != nil {
+		fs.rw.mu.Lock()
+		defer fs.rw.mu.Unlock()
+		if l := fs.rw.groups[g]; l != nil {
+			return bytes.Clone(l.blocks), nil
+		}
+	}
+	return fs.blockBitmap(g)
+}
+
+func (fs *FS) blockBitmap(g disk.Group) ([]byte, error) {
 	d, err := fs.groupDesc(g)
 	if err != nil {
 		return nil, err

@@ -35,6 +35,9 @@ func (in *Inode) hashInDirent() bool {
 // says, or the default of the file system while it has none, or one that is
 // corrupt. (Who needs the root itself meets that error.)
 func (in *Inode) hashVersion() (disk.HashVersion, error) {
+	if v := in.hashKnown.Load(); v > 0 {
+		return disk.HashVersion(v - 1), nil
+	}
 	v := disk.HashVersion(in.fs.sb.DefHashVersion)
 	if in.disk.Flags.Has(disk.FlagIndex) && !in.HasInlineData() {
 		switch data, err := in.dxRoot(); {
@@ -47,7 +50,9 @@ func (in *Inode) hashVersion() (disk.HashVersion, error) {
 	if v > disk.HashTeaUnsigned {
 		v = disk.HashHalfMD4
 	}
-	return in.fs.sb.EffectiveHash(v), nil
+	v = in.fs.sb.EffectiveHash(v)
+	in.hashKnown.Store(uint32(v) + 1)
+	return v, nil
 }
 
 // dxRoot returns block 0 of the directory, verified as the root of its index.
@@ -56,7 +61,7 @@ func (in *Inode) dxRoot() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return in.fs.meta(kindDxRoot, phys, in.ino, func(data []byte) error {
+	return in.meta(kindDxRoot, phys, in.ino, func(data []byte) error {
 		if err := disk.CheckDxRoot(&in.fs.sb, in.ino, data, phys); err != nil {
 			return err
 		}
@@ -75,7 +80,7 @@ func (in *Inode) dxInner(b disk.LBlock) (disk.DxNode, error) {
 	if err != nil {
 		return disk.DxNode{}, err
 	}
-	data, err := in.fs.meta(kindDxInner, phys, in.ino, func(data []byte) error {
+	data, err := in.meta(kindDxInner, phys, in.ino, func(data []byte) error {
 		if e := disk.DecodeDirent(data, len(data)); e.Ino != 0 || e.RecLen != len(data) || e.NameLen != 0 {
 			return &disk.CorruptError{Struct: "hash tree node of directory", Num: uint64(in.ino), Block: phys, Off: 4,
 				Field: "fake.rec_len", Have: fmt.Sprint(e.RecLen), Want: fmt.Sprintf("one empty entry of %d bytes", len(data))}
@@ -93,12 +98,14 @@ type dxWalk struct {
 	in     *Inode
 	frames []dxFrame // from the root to the lowest node; fewer than levels behind an error
 	levels int       // of nodes
-	left   uint64    // leaves that there may still be: no more than the directory has blocks
+	buf    [3]dxFrame
+	left   uint64 // leaves that there may still be: no more than the directory has blocks
 }
 
 type dxFrame struct {
-	node disk.DxNode
-	at   int
+	node  disk.DxNode
+	at    int
+	block disk.LBlock // where the node is
 }
 
 // dxWalk returns a walk that stands at the leaf where hash belongs. If a node
@@ -112,14 +119,16 @@ func (in *Inode) dxWalk(hash uint32) (*dxWalk, error) {
 		in: in, levels: int(disk.DecodeDxRoot(data).Levels) + 1,
 		left: min(uint64(in.Size())>>in.fs.sb.BlockBits(), in.fs.deviceBlocks()),
 	}
-	node := disk.DxRootNode(data)
+	w.frames = w.buf[:0]
+	f := dxFrame{node: disk.DxRootNode(data)}
 	for {
-		at := node.Find(hash)
-		w.frames = append(w.frames, dxFrame{node, at})
+		f.at = f.node.Find(hash)
+		w.frames = append(w.frames, f)
 		if len(w.frames) == w.levels {
 			return w, nil
 		}
-		if node, err = in.dxInner(node.Entry(at).Block); err != nil {
+		f.block = f.node.Entry(f.at).Block
+		if f.node, err = in.dxInner(f.block); err != nil {
 			return w, err
 		}
 	}
@@ -162,7 +171,7 @@ func (w *dxWalk) advance() (more, continued bool, err error) {
 		if err != nil {
 			return true, false, err
 		}
-		w.frames = append(w.frames, dxFrame{node, 0})
+		w.frames = append(w.frames, dxFrame{node: node, block: e.Block})
 		e = node.Entry(0)
 	}
 	return true, continued, nil

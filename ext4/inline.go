@@ -14,7 +14,15 @@ func (in *Inode) HasInlineData() bool {
 // InlineData returns the contents that stand in the inode: the 60 bytes of
 // i_block and the value of the xattr system.data behind them, cut at the size
 // for files. It fails with a *disk.CorruptError if the xattr is missing or broken.
-func (in *Inode) InlineData() ([]byte, error) {
+func (in *Inode) InlineData() (data []byte, err error) {
+	err = in.stable(func(now *Inode) (err error) {
+		data, err = now.inlineData()
+		return err
+	})
+	return data, err
+}
+
+func (in *Inode) inlineData() ([]byte, error) {
 	data, err := in.inlineParts()
 	if err != nil {
 		return nil, err

@@ -16,8 +16,10 @@ import (
 // stand in the inode itself.
 var ErrInline = errors.New("the inode holds its data itself")
 
-// An Inode is an inode in memory, decoded and verified. It may be used by many
-// goroutines.
+// An Inode is an inode in memory, decoded and verified, as it was when it was
+// asked for. It may be used by many goroutines, and never changes: where the file
+// system is written, what it tells of itself (Disk, Raw, Type, Size) is what it
+// was; what has to be looked up (Stat, ReadAt, Map, names, xattrs) is what it is now.
 type Inode struct {
 	fs    *FS         // immutable
 	ino   disk.Ino    // immutable
@@ -27,18 +29,30 @@ type Inode struct {
 	off   int         // immutable
 	seed  uint32      // immutable: the disk.InodeSeed of what belongs to it
 
+	// tx is the update that may change all of the above; nil in all that are published.
+	tx *Handle
+
 	// What i_block says, decoded by the first who asks: a leaf, or the index
 	// node above the leaves. Both are small, and once stored never change.
 	rootLeaf  atomic.Pointer[mapLeaf]
 	rootIndex atomic.Pointer[mapIndex]
+
+	hashKnown atomic.Uint32 // hashVersion of a directory plus 1; 0 before somebody asks
 }
 
-func (in *Inode) weight() uint32 { return uint32(len(in.raw)) + 1024 }
+// weight counts what of the map hangs on the inode, too.
+func (in *Inode) weight() uint32 { return uint32(len(in.raw)) + 512 }
 
 // Inode returns inode number ino, in use or not. It fails with a wrapped
 // ENOENT if the file system has no such number, and with a *disk.CorruptError
 // if the inode's checksum is wrong.
 func (fs *FS) Inode(ino disk.Ino) (*Inode, error) {
+	if err := fs.stopped(); err != nil {
+		return nil, fmt.Errorf("inode %d: %w", ino, err)
+	}
+	if in := fs.live.inode(ino); in != nil {
+		return in, nil
+	}
 	if in, ok := get[*Inode](fs.cache, kindInode, uint64(ino)); ok {
 		return in, nil
 	}
@@ -49,6 +63,7 @@ func (fs *FS) Inode(ino disk.Ino) (*Inode, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inode %d: %w", ino, err)
 	}
+	mark := fs.live.mark(blk)
 	table, err := fs.meta(kindItable, blk, 0, nil)
 	if err != nil {
 		return nil, fmt.Errorf("inode %d: %w", ino, err)
@@ -61,8 +76,13 @@ func (fs *FS) Inode(ino disk.Ino) (*Inode, error) {
 		fs: fs, ino: ino, disk: disk.DecodeInode(raw), raw: append([]byte(nil), raw...), block: blk, off: off,
 	}
 	in.seed = disk.InodeSeed(fs.seed, ino, in.disk.Generation)
-	fs.cache.put(kindInode, uint64(ino), in)
+	fs.live.keep(blk, mark, func() { fs.cache.put(kindInode, uint64(ino), in) })
 	return in, nil
+}
+
+// stale is the error of using an inode whose number is another's by now.
+func (in *Inode) stale() error {
+	return fmt.Errorf("inode %d was deleted, and its number is used again: %w", in.ino, unix.ESTALE)
 }
 
 // inodePlace is the block of the inode table that holds ino, and the byte in it.
@@ -131,6 +151,9 @@ type Stat struct {
 
 // Stat returns the inode's attributes as the kernel's stat shows them.
 func (in *Inode) Stat() Stat {
+	if now, err := in.current(); err == nil {
+		in = now
+	}
 	d := &in.disk
 	st := Stat{
 		Ino: uint64(in.ino), Mode: uint32(d.Mode), Nlink: uint32(d.Links), UID: d.UID, GID: d.GID,

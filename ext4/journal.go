@@ -73,13 +73,25 @@ func (fs *FS) replay(ctx context.Context, j *jbd2.Journal, info *JournalInfo, wa
 		}
 		return nil, info, nil
 	}
-	over := blockdev.NewOverlay(fs.dev)
-	stats, err := jbd2.Recover(ctx, j, over, fs.sb.Blocks)
+	var dst blockdev.Device = fs.dev
+	if !fs.opts.Write {
+		dst = blockdev.NewOverlay(fs.dev)
+	}
+	stats, err := jbd2.Recover(ctx, j, dst, fs.sb.Blocks)
+	if err == nil && fs.opts.Write && fs.sb.ErrorCount > 0 && fs.super.at == disk.SuperblockOffset {
+		err = writeErrors(dst, fs.super.at, &fs.sb)
+	}
+	if err == nil && fs.opts.Write {
+		// What was replayed is in its place before the journal says that it is.
+		if err = dst.Flush(); err == nil {
+			err = j.MarkClean(j.Location().Dev, stats.Next)
+		}
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("journal recovery: %w", err)
 	}
 	info.Recovered = &stats
-	return over, info, nil
+	return dst, info, nil
 }
 
 // isDeviceErr reports whether err comes from the device and not from what it holds.

@@ -88,6 +88,18 @@ const holeLeaves = 16
 // The first answer from a leaf decodes it; later ones come from the inode or
 // the cache and allocate nothing.
 func (in *Inode) Map(b disk.LBlock) (Mapping, error) {
+	if in.fs.live == nil || in.tx != nil {
+		return in.mapOnce(b)
+	}
+	var m Mapping
+	err := in.stable(func(now *Inode) (err error) {
+		m, err = now.mapOnce(b)
+		return err
+	})
+	return m, err
+}
+
+func (in *Inode) mapOnce(b disk.LBlock) (Mapping, error) {
 	if in.HasInlineData() {
 		return Mapping{}, ErrInline
 	}

@@ -19,20 +19,33 @@ const maxPath = 4096
 // Lookup returns the inode that name stands for in directory dir. It fails
 // with unix.ENOENT, ENOTDIR or ENAMETOOLONG, or with a *disk.CorruptError. In
 // an encrypted directory the names are those that a listing without the key shows.
-func (fs *FS) Lookup(dir *Inode, name string) (*Inode, error) {
-	ino, err := fs.LookupIno(dir, name)
+func (fs *FS) Lookup(dir *Inode, name string) (in *Inode, err error) {
+	err = dir.stable(func(now *Inode) error {
+		ino, err := now.lookup(name)
+		if err == nil {
+			in, err = fs.Inode(ino)
+		}
+		if err == nil && in.disk.Links == 0 {
+			return now.badEntry(name, ino, "an inode that is not deleted") // __ext4_iget
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	in, err := fs.Inode(ino)
-	if err == nil && in.disk.Links == 0 {
-		return nil, dir.badEntry(name, ino, "an inode that is not deleted") // __ext4_iget
-	}
-	return in, err
+	return in, nil
 }
 
 // LookupIno is [FS.Lookup] without reading the inode that was found.
-func (fs *FS) LookupIno(dir *Inode, name string) (disk.Ino, error) {
+func (fs *FS) LookupIno(dir *Inode, name string) (ino disk.Ino, err error) {
+	err = dir.stable(func(now *Inode) (err error) {
+		ino, err = now.lookup(name)
+		return err
+	})
+	return ino, err
+}
+
+func (dir *Inode) lookup(name string) (disk.Ino, error) {
 	if dir.Type() != disk.ModeDir {
 		return 0, unix.ENOTDIR
 	}
@@ -40,18 +53,33 @@ func (fs *FS) LookupIno(dir *Inode, name string) (disk.Ino, error) {
 	case ".":
 		return dir.ino, nil
 	case "..":
-		return dir.Parent()
+		return dir.parent()
 	}
+	p, err := dir.find(name)
+	return p.ino, err
+}
+
+// direntPlace is an entry of a directory, and where it stands.
+type direntPlace struct {
+	ino   disk.Ino // 0: nowhere
+	kind  disk.FileType
+	block disk.LBlock // of the directory; 0 in an inline one
+	off   int         // byte of the block, or of the inline data
+	leaf  bool        // nowhere, and block is the one leaf where it belongs
+}
+
+// find returns the entry that name stands for in directory dir (ext4_find_entry).
+func (dir *Inode) find(name string) (found direntPlace, err error) {
+	fs := dir.fs
 	m, err := dir.matcher(name)
 	if err != nil {
-		return 0, err
+		return found, err
 	}
-	var found disk.Ino
-	each := func(e disk.Dirent, stored, _ []byte, _ int) bool {
+	each := func(e disk.Dirent, stored, _ []byte, off int) bool {
 		if m.match(stored) {
-			found = e.Ino
+			found.ino, found.kind, found.off = e.Ino, e.Type, off
 		}
-		return found == 0
+		return found.ino == 0
 	}
 	switch {
 	case dir.HasInlineData():
@@ -60,24 +88,25 @@ func (fs *FS) LookupIno(dir *Inode, name string) (disk.Ino, error) {
 		err = dir.lookupTree(m.hash, &found, each)
 		// The hash of a folded name depends on the tables that whoever stored it
 		// had: what is not where it should be may be elsewhere.
-		if err == errBadIndex || err == nil && found == 0 && dir.foldFallback() {
+		if err == errBadIndex || err == nil && found.ino == 0 && dir.foldFallback() {
+			found.leaf = false
 			err = dir.lookupLinear(&found, each)
 		}
 	default:
 		err = dir.lookupLinear(&found, each)
 	}
 	switch { // ext4_lookup
-	case found == dir.ino:
-		return 0, dir.badEntry(name, found, "another inode than the directory itself")
-	case found != 0 && found < fs.sb.FirstIno && found != disk.RootIno:
-		return 0, dir.badEntry(name, found, fmt.Sprintf("%d or more: the ones before are reserved", fs.sb.FirstIno))
-	case found != 0:
+	case found.ino == dir.ino:
+		return direntPlace{}, dir.badEntry(name, found.ino, "another inode than the directory itself")
+	case found.ino != 0 && found.ino < fs.sb.FirstIno && found.ino != disk.RootIno:
+		return direntPlace{}, dir.badEntry(name, found.ino, fmt.Sprintf("%d or more: the ones before are reserved", fs.sb.FirstIno))
+	case found.ino != 0:
 		return found, nil
 	}
 	if err == nil {
 		err = unix.ENOENT
 	}
-	return 0, err
+	return direntPlace{block: found.block, leaf: found.leaf && err == unix.ENOENT}, err
 }
 
 // badEntry reports the entry name, which names an inode that it may not.
@@ -95,7 +124,7 @@ var errBadIndex = errors.New("directory index unusable")
 const maxCollisionLeaves = 1 << 14
 
 // lookupTree searches the leaves that may hold names with the hash.
-func (in *Inode) lookupTree(hash uint32, found *disk.Ino, each func(e disk.Dirent, name, raw []byte, off int) bool) error {
+func (in *Inode) lookupTree(hash uint32, found *direntPlace, each func(e disk.Dirent, name, raw []byte, off int) bool) error {
 	w, err := in.dxWalk(hash)
 	if errors.Is(err, disk.ErrCorrupt) {
 		return errBadIndex
@@ -103,12 +132,13 @@ func (in *Inode) lookupTree(hash uint32, found *disk.Ino, each func(e disk.Diren
 	if err != nil {
 		return err
 	}
-	for range maxCollisionLeaves {
+	for i := range maxCollisionLeaves {
 		leaf, err := w.leaf()
 		if err == nil {
+			found.block, found.leaf = leaf, i == 0
 			err = in.blockEntries(leaf, each)
 		}
-		if err != nil || *found != 0 {
+		if err != nil || found.ino != 0 {
 			return err
 		}
 		// Names with this hash go on in the next leaf only if its own hash says so.
@@ -132,12 +162,12 @@ func (w *dxWalk) hash() uint32 {
 
 // lookupLinear searches all blocks. It goes on behind a block that cannot be
 // read, and returns the first error if the name is nowhere else.
-func (in *Inode) lookupLinear(found *disk.Ino, each func(e disk.Dirent, name, raw []byte, off int) bool) error {
+func (in *Inode) lookupLinear(found *direntPlace, each func(e disk.Dirent, name, raw []byte, off int) bool) error {
 	var first error
 	seen := make(map[disk.PBlock]bool)
 	blocks := uint64(max(in.Size(), 0)) >> in.fs.sb.BlockBits()
-	for b, errs := uint64(0), 0; b < min(blocks, maxLogical) && *found == 0 && errs < maxDirErrors; b++ {
-		m, err := in.Map(disk.LBlock(b))
+	for b, errs := uint64(0), 0; b < min(blocks, maxLogical) && found.ino == 0 && errs < maxDirErrors; b++ {
+		m, err := in.mapOnce(disk.LBlock(b))
 		if err == nil && m.State != MapWritten {
 			b = m.End() - 1
 			continue
@@ -149,6 +179,7 @@ func (in *Inode) lookupLinear(found *disk.Ino, each func(e disk.Dirent, name, ra
 				err = in.mappedTwice(disk.LBlock(b), phys)
 			} else {
 				seen[phys] = true
+				found.block = disk.LBlock(b)
 				err = in.blockEntries(disk.LBlock(b), each)
 			}
 		}

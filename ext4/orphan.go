@@ -2,6 +2,8 @@ package ext4
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"e4go/ext4/disk"
 )
@@ -13,8 +15,18 @@ const maxOrphanFile = 512 << disk.MaxBlockLog
 // Orphans returns the inodes that were unlinked while open, or being
 // truncated, when the file system was last used: those of the list that starts
 // in the superblock and goes on through i_dtime, then those of the orphan file.
-// They are left as they are: a writer would finish them.
+// Opened for reading they are left as they are. Opened for writing, those were
+// finished, and the orphans are those of now, by number.
 func (fs *FS) Orphans() ([]disk.Ino, error) {
+	if fs.rw == nil {
+		return fs.storedOrphans()
+	}
+	fs.rw.mu.Lock()
+	defer fs.rw.mu.Unlock()
+	return slices.Sorted(maps.Keys(fs.rw.orphans)), nil
+}
+
+func (fs *FS) storedOrphans() ([]disk.Ino, error) {
 	var out []disk.Ino
 	seen := make(map[disk.Ino]bool)
 	for ino := fs.sb.LastOrphan; ino != 0; {

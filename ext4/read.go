@@ -26,7 +26,11 @@ func (in *Inode) ReadAt(p []byte, off int64) (int, error) {
 	if in.encrypted() {
 		return 0, fmt.Errorf("read inode %d: the contents are encrypted: %w", in.ino, unix.ENOKEY)
 	}
-	return in.readAt(p, off)
+	now, err := in.current()
+	if err != nil {
+		return 0, err
+	}
+	return now.readAt(p, off)
 }
 
 // readAt reads what the inode's map or inline data hold, up to its size.
@@ -45,8 +49,25 @@ func (in *Inode) readAt(p []byte, off int64) (int, error) {
 	if int64(len(p)) > size-off {
 		p, eof = p[:size-off], io.EOF
 	}
+	for done := 0; done < len(p); {
+		n := 0
+		err := in.stable(func(now *Inode) (err error) {
+			n, err = now.readRun(p[done:], off+int64(done))
+			return err
+		})
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return len(p), eof
+}
+
+// readRun fills p, or the start of it, from byte off of the file's blocks or
+// inline data. What lies behind them is zeros.
+func (in *Inode) readRun(p []byte, off int64) (int, error) {
 	if in.HasInlineData() {
-		data, err := in.InlineData()
+		data, err := in.inlineData()
 		if err != nil {
 			return 0, err
 		}
@@ -55,31 +76,26 @@ func (in *Inode) readAt(p []byte, off int64) (int, error) {
 			n = copy(p, data[off:])
 		}
 		clear(p[n:])
-		return len(p), eof
+		return len(p), nil
+	}
+	m, err := in.mapAt(off)
+	if err != nil {
+		return 0, err
 	}
 	bits := in.fs.sb.BlockBits()
-	for done := 0; done < len(p); {
-		at := off + int64(done)
-		m, err := in.mapAt(at)
-		if err != nil {
-			return done, err
-		}
-		n := min(int64(len(p)-done), int64(m.End())<<bits-at)
-		part := p[done:][:n]
-		if m.State == MapWritten {
-			from := int64(m.Physical)<<bits + at - int64(m.Logical)<<bits
-			if r, err := in.fs.dev.ReadAt(part, from); r < len(part) {
-				if err == io.EOF {
-					err = fmt.Errorf("the device ends at byte %d: %w", in.fs.dev.Size(), io.ErrUnexpectedEOF)
-				}
-				return done + r, fmt.Errorf("read inode %d at byte %d (device byte %d): %w", in.ino, at, from, err)
-			}
-		} else {
-			clear(part)
-		}
-		done += int(n)
+	p = p[:min(int64(len(p)), int64(m.End())<<bits-off)]
+	if m.State != MapWritten {
+		clear(p)
+		return len(p), nil
 	}
-	return len(p), eof
+	from := int64(m.Physical)<<bits + off - int64(m.Logical)<<bits
+	if r, err := in.fs.dev.ReadAt(p, from); r < len(p) {
+		if err == io.EOF {
+			err = fmt.Errorf("the device ends at byte %d: %w", in.fs.dev.Size(), io.ErrUnexpectedEOF)
+		}
+		return r, fmt.Errorf("read inode %d at byte %d (device byte %d): %w", in.ino, off, from, err)
+	}
+	return len(p), nil
 }
 
 // mapAt is the run of blocks at byte off.
@@ -94,7 +110,15 @@ func (in *Inode) mapAt(off int64) (Mapping, error) {
 // Readlink returns the target of a symbolic link. That of an encrypted one is
 // encoded as the kernel shows it without the key. It fails with a wrapped
 // EINVAL if the inode is no symbolic link.
-func (in *Inode) Readlink() (string, error) {
+func (in *Inode) Readlink() (target string, err error) {
+	err = in.stable(func(now *Inode) (err error) {
+		target, err = now.readlink()
+		return err
+	})
+	return target, err
+}
+
+func (in *Inode) readlink() (string, error) {
 	if in.Type() != disk.ModeLink {
 		return "", fmt.Errorf("read link inode %d: %w", in.ino, unix.EINVAL)
 	}
@@ -105,7 +129,7 @@ func (in *Inode) Readlink() (string, error) {
 	target := make([]byte, size)
 	if in.disk.FastSymlink(&in.fs.sb) {
 		copy(target, in.disk.Block[:])
-	} else if _, err := in.readAt(target, 0); err != nil && err != io.EOF {
+	} else if err := in.readTarget(target); err != nil {
 		return "", err
 	}
 	if in.encrypted() {
@@ -127,6 +151,27 @@ func (in *Inode) Readlink() (string, error) {
 	return string(target), nil
 }
 
+// readTarget reads what a long symbolic link holds: a block that is metadata,
+// and may not be in its place yet, or inline data.
+func (in *Inode) readTarget(target []byte) error {
+	if in.HasInlineData() {
+		if _, err := in.readAt(target, 0); err != io.EOF {
+			return err
+		}
+		return nil
+	}
+	m, err := in.mapOnce(0)
+	if err != nil || m.State != MapWritten {
+		return err
+	}
+	data, err := in.bytes(m.Physical)
+	if err != nil {
+		return fmt.Errorf("read link inode %d: %w", in.ino, err)
+	}
+	copy(target, data)
+	return nil
+}
+
 func (in *Inode) corruptSize(want string) error {
 	return &disk.CorruptError{Struct: "inode", Num: uint64(in.ino), Block: in.block, Off: in.off + 4, Field: "i_size",
 		Have: fmt.Sprint(in.Size()), Want: want}
@@ -141,6 +186,10 @@ func (in *Inode) SeekData(off int64) (int64, error) { return in.seek(off, true) 
 func (in *Inode) SeekHole(off int64) (int64, error) { return in.seek(off, false) }
 
 func (in *Inode) seek(off int64, data bool) (int64, error) {
+	in, err := in.current()
+	if err != nil {
+		return 0, err
+	}
 	size := in.Size()
 	if off < 0 || off >= size {
 		return 0, fmt.Errorf("seek in inode %d to %d: %w", in.ino, off, unix.ENXIO)

@@ -24,7 +24,7 @@ type Statfs struct {
 // overhead is what a walk over all groups adds up.
 type overhead struct {
 	metaClusters uint64 // clusters of metadata: what bsddf leaves out
-	freeClusters uint64
+	freeClusters uint64 // when it was added up
 	freeInodes   uint64
 }
 
@@ -42,19 +42,20 @@ func (fs *FS) Statfs() (Statfs, error) {
 		fs.overhead = o
 	}
 	cb := sb.ClusterBits()
+	freeClusters, freeInodes := fs.overhead.freeClusters, fs.overhead.freeInodes
+	if fs.rw != nil {
+		fs.rw.mu.Lock()
+		freeClusters, freeInodes = fs.rw.freeDisk, uint64(fs.rw.freeInodes)
+		fs.rw.mu.Unlock()
+	}
 	st := Statfs{
 		BlockSize: int64(sb.BlockSize()),
 		Blocks:    sb.Blocks - min(sb.Blocks, fs.overhead.metaClusters<<cb),
-		Free:      fs.overhead.freeClusters << cb,
-		Files:     uint64(sb.Inodes), FreeFiles: fs.overhead.freeInodes,
+		Free:      freeClusters << cb,
+		Files:     uint64(sb.Inodes), FreeFiles: freeInodes,
 		NameLen: disk.MaxNameLen,
 	}
-	// With extents the kernel keeps some clusters for splitting them
-	// (ext4_calculate_resv_clusters).
-	reserved := sb.ReservedBlocks
-	if sb.Incompat.Has(disk.IncompatExtents) {
-		reserved += min(sb.Blocks>>cb/50, 4096) << cb
-	}
+	reserved := sb.ReservedBlocks + splitReserve(sb)<<cb
 	st.Avail = st.Free - min(st.Free, reserved)
 	id := binary.LittleEndian.Uint64(sb.UUID[0:8]) ^ binary.LittleEndian.Uint64(sb.UUID[8:16])
 	st.FSID = [2]uint32{uint32(id), uint32(id >> 32)}

@@ -57,11 +57,14 @@ type mapWalk struct {
 // errTooManyNodes ends a walk of a map that has more nodes than the device has blocks.
 var errTooManyNodes = errors.New("more nodes than the device has blocks")
 
-// WalkMap calls fn for each entry of the inode's map, nodes before what they
-// lead to. A broken rule is reported with the row it was met at, and the walk goes
+// WalkMap calls fn for each entry of the map of the inode as it is now, nodes
+// before what they lead to. A broken rule is reported with the row it was met at, and the walk goes
 // on where it can; an error of fn ends it and is returned. It fails with
 // [ErrInline] if the inode holds its data itself. An inode that has no map has no rows.
 func (in *Inode) WalkMap(fn func(MapRow) error) (MapSummary, error) {
+	if now, err := in.current(); err == nil {
+		in = now
+	}
 	w := &mapWalk{in: in, fn: fn, nodes: make(map[disk.PBlock]bool), left: in.fs.deviceBlocks()}
 	if in.HasInlineData() {
 		return w.sum, ErrInline
@@ -172,8 +175,8 @@ func (w *mapWalk) readNode(n disk.PBlock) ([]byte, error) {
 		return nil, errTooManyNodes
 	}
 	w.left--
-	data := make([]byte, w.in.fs.sb.BlockSize())
-	if err := w.in.fs.readBlocks(data, n); err != nil {
+	data, err := w.in.fs.bytes(n)
+	if err != nil {
 		return nil, err
 	}
 	w.sum.Nodes++

@@ -61,7 +61,7 @@ func (in *Inode) xattrBlock(blk disk.PBlock) ([]byte, error) {
 			Have: fmt.Sprint(blk), Want: fmt.Sprintf("below %d", in.fs.sb.Blocks)}
 	}
 	// The block may be shared, and its checksum does not depend on the inode.
-	return in.fs.meta(kindXattr, blk, 0, func(data []byte) error {
+	return in.meta(kindXattr, blk, 0, func(data []byte) error {
 		return disk.CheckXattrBlock(&in.fs.sb, in.ino, data, blk)
 	})
 }
@@ -118,7 +118,15 @@ const maxXattrBytes = 2 * disk.MaxXattrValue
 
 // Xattrs returns all xattrs, those of hidden namespaces too. With the first
 // *disk.CorruptError met it returns what could be read.
-func (in *Inode) Xattrs() ([]Xattr, error) {
+func (in *Inode) Xattrs() (list []Xattr, err error) {
+	err = in.stable(func(now *Inode) (err error) {
+		list, err = now.xattrs()
+		return err
+	})
+	return list, err
+}
+
+func (in *Inode) xattrs() ([]Xattr, error) {
 	list, first := in.stored()
 	var out []Xattr
 	left := uint64(maxXattrBytes)
@@ -148,7 +156,15 @@ func (in *Inode) Xattrs() ([]Xattr, error) {
 }
 
 // Listxattr returns the names that listxattr(2) shows to root.
-func (in *Inode) Listxattr() ([]string, error) {
+func (in *Inode) Listxattr() (names []string, err error) {
+	err = in.stable(func(now *Inode) (err error) {
+		names, err = now.listxattr()
+		return err
+	})
+	return names, err
+}
+
+func (in *Inode) listxattr() ([]string, error) {
 	if !in.hasXattrs() {
 		return nil, nil
 	}
@@ -168,7 +184,15 @@ func (in *Inode) Listxattr() ([]string, error) {
 // Getxattr returns the value of xattr name as getxattr(2) does, ACLs in the
 // form of that call. It fails with unix.ENODATA if there is none of that name,
 // and EOPNOTSUPP if the name is in no namespace that the kernel shows.
-func (in *Inode) Getxattr(name string) ([]byte, error) {
+func (in *Inode) Getxattr(name string) (value []byte, err error) {
+	err = in.stable(func(now *Inode) (err error) {
+		value, err = now.getxattr(name)
+		return err
+	})
+	return value, err
+}
+
+func (in *Inode) getxattr(name string) ([]byte, error) {
 	index, rest, ok := xattrNamespace(name)
 	if !ok {
 		return nil, unix.EOPNOTSUPP

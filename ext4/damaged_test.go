@@ -1,0 +1,200 @@
+package ext4
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
+	"e4go/ext4/fsck"
+
+	"golang.org/x/sys/unix"
+)
+
+// An update that meets corruption fails with what is corrupt, changes
+// nothing, and leads to what errors= says.
+func TestCorruptionWhileWriting(t *testing.T) {
+	ci := crashImages()[0]
+	base := ci.make(t)
+	for _, policy := range []ErrorPolicy{ErrorsContinue, ErrorsRemountRO, ErrorsPanic} {
+		t.Run(fmt.Sprint(policy), func(t *testing.T) {
+			mem := base.Clone()
+			damageBitmaps(t, mem)
+			fs, err := Open(mem, Options{Write: true, Errors: policy, Now: crashClock})
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, err := fs.Resolve("/f5", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f0, err := fs.Resolve("/f0", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			touch := func(h *Handle) error {
+				in, err := h.inode(f0.Ino())
+				if err == nil {
+					in.touch(true)
+				}
+				return err
+			}
+			// Now the log has a superblock without errors.
+			if err := fs.Update(context.Background(), touch); err != nil {
+				t.Fatal(err)
+			}
+			if err := fs.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			err = fs.Truncate(context.Background(), Root, in.Ino(), 0)
+			var bad *disk.CorruptError
+			if !errors.As(err, &bad) {
+				t.Fatalf("truncate with a broken bitmap: %v, want a *disk.CorruptError", err)
+			}
+			now, err := fs.Inode(in.Ino())
+			switch {
+			case policy == ErrorsPanic && !errors.Is(err, unix.EIO):
+				t.Errorf("a look after panic: %v, want EIO", err)
+			case policy != ErrorsPanic && (err != nil || now.Size() != in.Size()):
+				t.Errorf("the file after a truncate that failed: %v, %v", now, err)
+			}
+			// What does not meet it goes on, or not, as the policy is.
+			err = fs.Update(context.Background(), touch)
+			wantErr := map[ErrorPolicy]error{ErrorsContinue: nil, ErrorsRemountRO: unix.EROFS, ErrorsPanic: unix.EIO}[policy]
+			if !errors.Is(err, wantErr) {
+				t.Errorf("another update: got %v, want %v", err, wantErr)
+			}
+			if err := fs.Close(); (err == nil) != (policy == ErrorsContinue) {
+				t.Errorf("close: %v", err)
+			}
+			// Whoever comes next is told; replay does not make it forgotten.
+			after, err := Open(mem, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer after.Close()
+			raw, _, err := ReadSuper(mem, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if raw.State&disk.StateError == 0 || raw.ErrorCount == 0 || raw.FirstError.Code != codeCorrupted || raw.LastError.Block != bad.Block {
+				t.Errorf("the superblock has state %#x, %d errors, the first %+v, the last %+v", raw.State, raw.ErrorCount, raw.FirstError, raw.LastError)
+			}
+			if errno := after.Journal().Super.Errno; (errno != 0) != (policy != ErrorsContinue) {
+				t.Errorf("s_errno of the journal is %d", errno)
+			}
+			replayed := mem.Clone()
+			if _, err := Open(replayed, Options{Write: true}); !errors.As(err, new(*UnsupportedError)) {
+				t.Errorf("opened for writing with errors on record: %v", err)
+			}
+			if sb, _, err := ReadSuper(replayed, Options{}); err != nil || sb.State&disk.StateError == 0 || sb.ErrorCount != raw.ErrorCount {
+				t.Errorf("after replay the superblock has state %#x and %d errors, %v", sb.State, sb.ErrorCount, err)
+			}
+			found, err := readTree(after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := findState([]*modelState{crashStart()}, 0, found, 1024); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// damageBitmaps breaks the checksums of all block bitmaps in use.
+func damageBitmaps(t *testing.T, mem *blockdev.Mem) {
+	t.Helper()
+	fs, err := Open(mem, Options{NoRecovery: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	for g := range fs.sb.Groups() {
+		d, err := fs.groupDesc(disk.Group(g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Flags&disk.GroupBlockUninit == 0 {
+			flip(mem, int64(d.BlockBitmap)<<fs.sb.BlockBits())
+		}
+	}
+}
+
+func flip(mem *blockdev.Mem, at int64) {
+	b := make([]byte, 1)
+	mem.ReadAt(b, at)
+	b[0] ^= 0x10
+	mem.WriteAt(b, at)
+	mem.Flush()
+}
+
+// Damage at random places never becomes worse: operations on it go well, or
+// fail with an error of a known kind, and fsck-lite finds no other kind of problem
+// behind them than before.
+func TestWritingToDamaged(t *testing.T) {
+	ci := crashImages()[0]
+	base := ci.make(t)
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 9))
+		mem := base.Clone()
+		for range 1 + rng.IntN(4) {
+			flip(mem, rng.Int64N(600<<10)) // bitmaps, descriptors, tables of the first groups
+		}
+		known := problemCodes(t, mem)
+		fs, err := crashOpen(mem)
+		if err != nil {
+			continue
+		}
+		for range 10 {
+			path := fmt.Sprintf("/f%d", rng.IntN(6))
+			in, err := fs.Resolve(path, false)
+			if err != nil {
+				continue
+			}
+			switch rng.IntN(4) {
+			case 0:
+				_, err = fs.WriteAt(context.Background(), Root, in.Ino(), make([]byte, 5000), rng.Int64N(400_000))
+			case 1:
+				err = fs.Truncate(context.Background(), Root, in.Ino(), rng.Int64N(400_000))
+			case 2:
+				_, err = fs.Create(context.Background(), Root, disk.RootIno, fmt.Sprint("c", rng.IntN(99)), disk.ModeReg|0o600)
+			case 3:
+				err = fs.Unlink(context.Background(), Root, disk.RootIno, path[1:])
+			}
+			var errno unix.Errno
+			if err != nil && !errors.Is(err, disk.ErrCorrupt) && !errors.As(err, &errno) {
+				t.Errorf("seed %d: an error of no kind: %v", seed, err)
+			}
+		}
+		_ = fs.Close() // with errors on record it may fail
+		for code := range problemCodes(t, mem) {
+			if !known[code] {
+				t.Errorf("seed %d: %s is new", seed, code)
+			}
+		}
+	}
+}
+
+// problemCodes are the kinds of problems that fsck-lite finds.
+func problemCodes(t *testing.T, mem *blockdev.Mem) map[string]bool {
+	t.Helper()
+	r, err := fsck.Run(context.Background(), mem, fsck.Options{Replay: true, Workers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := map[string]bool{}
+	var add func(list []*fsck.Problem)
+	add = func(list []*fsck.Problem) {
+		for _, p := range list {
+			if p.Severity == fsck.Error {
+				codes[p.Code] = true
+			}
+			add(p.Follows)
+		}
+	}
+	add(r.Problems)
+	return codes
+}

@@ -1,0 +1,150 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+
+	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
+
+	"golang.org/x/sys/unix"
+)
+
+// An ErrorPolicy is what happens when an update meets corruption: the mount
+// option errors=. Its values are those of s_errors.
+type ErrorPolicy uint16
+
+const (
+	ErrorsDefault   ErrorPolicy = iota // what the superblock says
+	ErrorsContinue                     // note it in the superblock, and go on
+	ErrorsRemountRO                    // note it, abort the journal, and write nothing more
+	ErrorsPanic                        // and answer nothing more: every call fails with EIO
+)
+
+// The codes of errors in the superblock (EXT4_ERR_*), and of the journal.
+const (
+	codeEIO       = 2
+	codeCorrupted = 16
+)
+
+// ErrShutdown is what every call fails with after [FS.Shutdown], and after an
+// error with [ErrorsPanic].
+var ErrShutdown = fmt.Errorf("the file system was shut down: %w", unix.EIO)
+
+// errorPolicy is what is asked for, or else what the superblock says, as the
+// kernel reads it.
+func (fs *FS) errorPolicy() ErrorPolicy {
+	if fs.opts.Errors != ErrorsDefault {
+		return fs.opts.Errors
+	}
+	switch p := ErrorPolicy(fs.sb.Errors); p {
+	case ErrorsContinue, ErrorsPanic:
+		return p
+	}
+	return ErrorsRemountRO
+}
+
+// stopped returns ErrShutdown when nothing is to be answered any more.
+func (fs *FS) stopped() error {
+	if fs.dead.Load() {
+		return ErrShutdown
+	}
+	return nil
+}
+
+// corruptLocked deals with corruption that an update has met (ext4_error). It
+// reports whether the caller has to call [writer.abort] when it has let go of mu.
+func (rw *writer) corruptLocked(bad *disk.CorruptError) bool {
+	e := disk.ErrorRecord{Time: rw.now().Unix(), Block: bad.Block, Func: "e4go", Code: codeCorrupted}
+	if isInode(bad) {
+		e.Ino = disk.Ino(bad.Num)
+	}
+	noteError(&rw.super, e)
+	if rw.fs.errorPolicy() == ErrorsContinue {
+		rw.running.super = true
+		return false
+	}
+	rw.failLocked(bad)
+	return true
+}
+
+// isInode reports whether the structure is one that is numbered by its inode.
+func isInode(bad *disk.CorruptError) bool {
+	switch bad.Struct {
+	case "inode", "extent tree of inode", "extent node of inode", "indirect block of inode", "map of inode":
+		return true
+	}
+	return false
+}
+
+// noteError writes an error into the superblock's records (save_error_info).
+func noteError(sb *disk.Superblock, e disk.ErrorRecord) {
+	if sb.ErrorCount == 0 {
+		sb.FirstError = e
+	}
+	sb.LastError = e
+	sb.ErrorCount++
+	sb.State |= disk.StateError
+}
+
+// keepErrors brings the errors that from has on record into to (ext4_load_journal:
+// what is replayed is older).
+func keepErrors(to, from *disk.Superblock) {
+	to.State |= from.State & disk.StateError
+	if from.ErrorCount > to.ErrorCount {
+		to.ErrorCount, to.FirstError, to.LastError = from.ErrorCount, from.FirstError, from.LastError
+	}
+}
+
+// abort ends writing: the journal is aborted, and the error is put on record in
+// its place. rw.failed is set already.
+func (rw *writer) abort(err error) {
+	rw.commitMu.Lock()
+	defer rw.commitMu.Unlock()
+	rw.abortCommitting(err)
+}
+
+// abortCommitting is [writer.abort] for who holds commitMu.
+func (rw *writer) abortCommitting(err error) {
+	code, errno := uint8(codeEIO), unix.EIO
+	if errors.Is(err, disk.ErrCorrupt) {
+		code, errno = codeCorrupted, unix.EUCLEAN
+	}
+	if rw.log != nil {
+		rw.log.Abort(err, int32(errno))
+	}
+	rw.mu.Lock()
+	if rw.super.State&disk.StateError == 0 {
+		noteError(&rw.super, disk.ErrorRecord{Time: rw.now().Unix(), Func: "e4go", Code: code})
+	}
+	noted := rw.super
+	rw.mu.Unlock()
+	_ = writeErrors(rw.fs.dev, rw.fs.super.at, &noted) // the device may be what failed; it is said in the journal, too
+	if rw.fs.errorPolicy() == ErrorsPanic {
+		rw.fs.dead.Store(true)
+	}
+}
+
+// writeErrors puts the error records of noted into the superblock at byte at of
+// the device, and nothing else: what else is new belongs to a transaction that did not
+// happen.
+func writeErrors(dev blockdev.Device, at int64, noted *disk.Superblock) error {
+	raw := make([]byte, disk.SuperblockSize)
+	if _, err := dev.ReadAt(raw, at); err != nil {
+		return err
+	}
+	if err := disk.CheckSuperblock(raw, at); err != nil {
+		return err
+	}
+	sb := disk.DecodeSuperblock(raw)
+	keepErrors(&sb, noted)
+	sb.Put(raw)
+	if sb.MetadataCsum() {
+		sb.Checksum = disk.SuperblockChecksum(raw)
+		sb.Put(raw)
+	}
+	if _, err := dev.WriteAt(raw, at); err != nil {
+		return err
+	}
+	return dev.Flush()
+}

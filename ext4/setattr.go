@@ -1,0 +1,230 @@
+package ext4
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"e4go/ext4/disk"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetAttr says which attributes of an inode to change: those that are not nil.
+type SetAttr struct {
+	Mode     *disk.Mode // permissions, set-user-ID, set-group-ID and sticky
+	UID, GID *uint32
+	Size     *int64 // of a regular file, bytes: see [FS.Truncate]
+	Atime    *disk.Time
+	Mtime    *disk.Time
+	Ctime    *disk.Time // nil is now, if anything else changes
+	Crtime   *disk.Time
+	Touch    bool            // Atime and Mtime become now: allowed for append-only files
+	Flags    *disk.FileFlags // as FS_IOC_SETFLAGS takes them
+	Project  *uint32
+}
+
+// userModifiable are the flags that FS_IOC_SETFLAGS changes
+// (EXT4_FL_USER_MODIFIABLE).
+const userModifiable disk.FileFlags = 0x624bc0ff
+
+// userVisible are those that it takes at all (EXT4_FL_USER_VISIBLE).
+const userVisible disk.FileFlags = 0x725bdfff
+
+// flagsOf are the flags that a file of type t can have (ext4_mask_flags).
+func flagsOf(t disk.Mode) disk.FileFlags {
+	switch t {
+	case disk.ModeDir:
+		return ^disk.FileFlags(0)
+	case disk.ModeReg:
+		return ^(disk.FlagDirsync | disk.FlagTopdir | disk.FlagCasefold | disk.FlagProjInherit)
+	}
+	return disk.FlagNodump | disk.FlagNoatime
+}
+
+// SetAttr changes attributes of inode ino. A change of owner or group takes
+// set-user-ID and set-group-ID away from what is no directory, and the capabilities;
+// set-group-ID for a group that the caller is not in has no effect. Whose the file is, is
+// not asked. It fails with a wrapped EPERM for immutable and append-only files, and for what takes
+// privileges, with EOPNOTSUPP for the mode of a symbolic link and for flags and projects that
+// the file or the file system cannot have, and with ENOTDIR or ENOTEMPTY where casefold does not go.
+// With a size it fails as [FS.Truncate] does, before anything else has changed.
+func (fs *FS) SetAttr(ctx context.Context, c Caller, ino disk.Ino, a SetAttr) error {
+	set := func(h *Handle) error {
+		in, err := h.inode(ino)
+		if err != nil {
+			return err
+		}
+		h.limit(c)
+		return h.setAttr(c, in, &a)
+	}
+	err := error(nil)
+	if a.Size != nil {
+		if err = fs.checkAttr(c, ino, &a); err == nil {
+			err = fs.Truncate(ctx, c, ino, *a.Size)
+		}
+		if err == nil && a == (SetAttr{Size: a.Size}) {
+			return nil
+		}
+	}
+	if err == nil {
+		err = fs.Update(ctx, set)
+	}
+	if err != nil {
+		return fmt.Errorf("set attributes of inode %d: %w", ino, err)
+	}
+	return nil
+}
+
+// checkAttr says why attributes of an inode cannot be changed.
+func (fs *FS) checkAttr(c Caller, ino disk.Ino, a *SetAttr) error {
+	in, err := fs.Inode(ino)
+	if err != nil {
+		return err
+	}
+	return in.mayChange(c, a)
+}
+
+// mayChange says why attributes of the inode cannot be changed (notify_change,
+// ext4_setattr, ext4_ioctl_setflags).
+func (in *Inode) mayChange(c Caller, a *SetAttr) error {
+	flags := in.disk.Flags
+	attrs := a.Mode != nil || a.UID != nil || a.GID != nil || a.Atime != nil || a.Mtime != nil || a.Ctime != nil || a.Crtime != nil
+	switch {
+	case flags.Has(disk.FlagImmutable) && (attrs || a.Touch), flags.Has(disk.FlagAppend) && attrs:
+		return unix.EPERM
+	case a.Mode != nil && in.Type() == disk.ModeLink:
+		return unix.EOPNOTSUPP
+	}
+	if a.Flags != nil {
+		if err := in.mayFlag(c, *a.Flags, a.Project); err != nil {
+			return err
+		}
+	}
+	if a.Project != nil {
+		return in.mayProject(*a.Project)
+	}
+	return nil
+}
+
+func (in *Inode) mayFlag(c Caller, flags disk.FileFlags, project *uint32) error {
+	if flags&^userVisible != 0 {
+		return unix.EOPNOTSUPP
+	}
+	flags &= userModifiable
+	old := in.disk.Flags
+	change := (flags ^ old) & userModifiable
+	switch {
+	case flags&^flagsOf(in.Type()) != 0:
+		return unix.EOPNOTSUPP
+	case change&(disk.FlagImmutable|disk.FlagAppend|disk.FlagJournalData) != 0 && !c.Privileged:
+		return unix.EPERM
+	case old&flags&disk.FlagImmutable != 0 && (change != 0 || project != nil && *project != in.disk.ProjID):
+		return unix.EPERM
+	case change&(disk.FlagExtents|disk.FlagEOFBlocks) != 0:
+		return unix.EOPNOTSUPP // ext4_ext_migrate: a map stays as it is here
+	case change&disk.FlagCasefold == 0:
+		return nil
+	case !in.fs.sb.Incompat.Has(disk.IncompatCasefold):
+		return unix.EOPNOTSUPP
+	case in.Type() != disk.ModeDir:
+		return unix.ENOTDIR
+	}
+	empty, err := in.isEmpty()
+	if err == nil && !empty {
+		err = unix.ENOTEMPTY
+	}
+	return err
+}
+
+// mayProject says why the inode cannot belong to a project
+// (ext4_ioctl_setproject).
+func (in *Inode) mayProject(id uint32) error {
+	if !in.fs.sb.ROCompat.Has(disk.ROCompatProject) {
+		if id != 0 {
+			return unix.EOPNOTSUPP
+		}
+		return nil
+	}
+	if int(in.disk.ExtraIsize) < minExtraIsize && id != in.disk.ProjID {
+		return unix.EOVERFLOW
+	}
+	return nil
+}
+
+func (h *Handle) setAttr(c Caller, in *Inode, a *SetAttr) error {
+	if err := in.mayChange(c, a); err != nil {
+		return err
+	}
+	d := &in.disk
+	if a.UID != nil {
+		d.UID = *a.UID
+	}
+	if a.GID != nil {
+		d.GID = *a.GID
+	}
+	mode := d.Mode & disk.ModePerm
+	switch {
+	case a.Mode != nil:
+		mode = *a.Mode & disk.ModePerm
+		if !c.mayActFor(d.GID) {
+			mode &^= unix.S_ISGID
+		}
+	case (a.UID != nil || a.GID != nil) && in.Type() != disk.ModeDir:
+		// chown_common: a new owner shall not find what the old one has allowed.
+		mode &^= unix.S_ISUID
+		if mode&unix.S_IXGRP != 0 || !c.mayActFor(d.GID) {
+			mode &^= unix.S_ISGID
+		}
+		if err := h.dropCapability(in); err != nil {
+			return err
+		}
+	}
+	d.Mode = d.Mode.Type() | mode
+	if a.Flags != nil {
+		d.Flags = d.Flags&^userModifiable | *a.Flags&userModifiable
+	}
+	if a.Project != nil && h.fs.sb.ROCompat.Has(disk.ROCompatProject) {
+		d.ProjID = *a.Project
+	}
+	in.touch(false)
+	if a.Touch {
+		d.Atime, d.Mtime = d.Ctime, d.Ctime
+	}
+	for _, t := range []struct {
+		to   *disk.Time
+		from *disk.Time
+	}{{&d.Atime, a.Atime}, {&d.Mtime, a.Mtime}, {&d.Ctime, a.Ctime}, {&d.Crtime, a.Crtime}} {
+		if t.from != nil {
+			*t.to = h.fs.storable(*t.from)
+		}
+	}
+	if a.Mode != nil {
+		return h.chmodACL(in)
+	}
+	return nil
+}
+
+// Times that an inode can hold: with room for 34 bits of seconds, or for 32
+// (EXT4_TIMESTAMP_MIN, EXT4_EXTRA_TIMESTAMP_MAX).
+const (
+	minTime      = math.MinInt32
+	maxTime      = 1<<34 - 1 + math.MinInt32
+	maxTimeSmall = math.MaxInt32
+)
+
+// storable is t as an inode can hold it: at most as early or late, and without
+// nanoseconds where there is no room for them (timestamp_truncate).
+func (fs *FS) storable(t disk.Time) disk.Time {
+	most := int64(maxTime)
+	if fs.sb.InodeSize == disk.GoodOldInodeSize {
+		t.Nsec, most = 0, maxTimeSmall
+	}
+	switch {
+	case t.Sec < minTime:
+		return disk.Time{Sec: minTime}
+	case t.Sec > most:
+		return disk.Time{Sec: most}
+	}
+	return t
+}
