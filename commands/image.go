@@ -81,7 +81,7 @@ func (s *images) close() {
 
 // device opens the device at path, cut to the file system in it.
 func (o *imageOptions) device(path string, lock blockdev.Lock) (blockdev.Device, error) {
-	f, err := blockdev.Open(path, blockdev.Options{Lock: lock})
+	f, err := blockdev.Open(path, blockdev.Options{Lock: lock, Write: o.ext4.Write})
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (s *images) image(path string, live bool) (*image, error) {
 	opts := s.opts.ext4
 	opts.NoRecovery = opts.NoRecovery || live
 	if s.opts.journal != "" {
-		j, err := blockdev.Open(s.opts.journal, blockdev.Options{Lock: s.lock})
+		j, err := blockdev.Open(s.opts.journal, blockdev.Options{Lock: s.lock, Write: s.opts.ext4.Write})
 		if err != nil {
 			im.close()
 			return nil, err

@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
@@ -33,12 +35,18 @@ const readyEnv = "E4GO_MOUNT_READY"
 
 var mountCommand = &cli.Command{
 	Name:      "mount",
-	Usage:     "mount a file system read-only",
+	Usage:     "mount a file system",
 	ArgsUsage: "IMAGE DIR",
 	Description: `Mounts the ext2, ext3 or ext4 file system in IMAGE, a file or a block device,
-at the directory DIR, through the kernel's FUSE driver. Not one byte of IMAGE
-is written: an unclean journal is replayed in memory. The type of the mount is
-fuse.e4go. Root needs nothing else; other users need fusermount3.
+at the directory DIR, through the kernel's FUSE driver. The type of the mount
+is fuse.e4go. Root needs nothing else; other users need fusermount3.
+
+Without -o rw the mount is read-only, and not one byte of IMAGE is written: an
+unclean journal is replayed in memory. With it, an unclean journal is replayed
+first, and every change of metadata goes through the journal, as with the
+kernel's own ext4 and data=ordered: what fsync has returned for survives a
+power cut, and the file system is sound after one. What cannot be written
+safely is refused, and says why.
 
 e4go mount returns when the mount answers, and serves it in the background;
 with -f it stays in the foreground until the file system is unmounted, or a
@@ -47,10 +55,15 @@ IMAGE is free, or with umount(8) or fusermount3 -u.
 
 The kernel checks permissions, by mode and ACL. It caches what it was told for
 as long as it likes, since nobody else changes the image: IMAGE must not be
-written while it is mounted. An IMAGE that is in use is refused.
+written by others while it is mounted. An IMAGE that is in use is refused.
 
 Options (-o, separated by commas):
-  ro                        read-only, which every mount of e4go is; rw is refused
+  ro                        read-only; the default
+  rw                        read-write
+  commit=N                  with rw: changes become durable after N seconds at the latest; default 5
+  discard                   with rw: tell the device which blocks were freed
+  errors=continue|remount-ro|panic
+                            with rw: what to do when damage is met; default: as the superblock says
   offset=N                  the file system begins N bytes into IMAGE
   sb=N                      use the superblock in block N, in units of 1 KiB
   norecovery, noload        do not replay the journal
@@ -61,12 +74,13 @@ Options (-o, separated by commas):
   fsname=NAME, subtype=T    the source and type that mount(8) shows
   suid, dev, noexec, noatime, nosymfollow, context=...
                             as in mount(8); nosuid and nodev are the default
-  acl, user_xattr, data=, errors=, commit=, barrier, discard, delalloc,
-  journal_checksum and the other options of ext4 that concern writing
+  acl, user_xattr, data=, barrier, delalloc, journal_checksum and the other
+  options of ext4 that concern writing
                             accepted, without effect
 
 Examples:
   e4go mount -o ro disk.img /mnt
+  e4go mount -o rw disk.img /mnt
   e4go mount -f -o ro,offset=1m disk.img /mnt
   e4go umount /mnt
 
@@ -155,7 +169,7 @@ func parseMount(c *cli.Context) (*mountRequest, error) {
 // idle are the options of the kernel's ext4 that concern writing, or that are
 // always on here.
 var idle = []string{
-	"acl", "user_xattr", "data", "errors", "commit", "barrier", "nobarrier", "discard", "nodiscard", "delalloc", "nodelalloc",
+	"acl", "user_xattr", "data", "barrier", "nobarrier", "delalloc", "nodelalloc",
 	"journal_checksum", "nojournal_checksum", "journal_async_commit", "auto_da_alloc", "noauto_da_alloc", "block_validity",
 	"noblock_validity", "dioread_lock", "dioread_nolock", "lazytime", "nolazytime", "init_itable", "noinit_itable", "stripe",
 	"max_batch_time", "min_batch_time", "journal_ioprio", "max_dir_size_kb", "i_version", "nombcache", "resuid", "resgid", "quota", "noquota",
@@ -164,7 +178,7 @@ var idle = []string{
 }
 
 // ours are the options that [mountRequest.option] knows.
-var ours = []string{"ro", "rw", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "log", "allow_other", "fsname", "subtype"}
+var ours = []string{"ro", "rw", "commit", "discard", "nodiscard", "errors", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "log", "allow_other", "fsname", "subtype"}
 
 func mountOptionNames() []string {
 	return append(append([]string{"suid", "nosuid", "dev", "nodev", "noexec", "noatime", "relatime", "nosymfollow", "context"}, ours...), idle...)
@@ -184,8 +198,24 @@ func (r *mountRequest) option(o string) error {
 	var err error
 	switch name {
 	case "":
-	case "rw":
-		return usageHint("mount with -o ro", "mount option rw: e4go mounts read-only")
+	case "rw", "ro":
+		r.open.ext4.Write = name == "rw"
+		r.serve.Extra = append(r.serve.Extra, name)
+	case "discard", "nodiscard":
+		r.open.ext4.Discard = name == "discard"
+	case "errors":
+		policy, ok := map[string]ext4.ErrorPolicy{
+			"continue": ext4.ErrorsContinue, "remount-ro": ext4.ErrorsRemountRO, "panic": ext4.ErrorsPanic,
+		}[value]
+		if !ok {
+			return usagef("mount option errors=%s: want continue, remount-ro or panic", value)
+		}
+		r.open.ext4.Errors = policy
+	case "commit":
+		if n, err = strconv.ParseUint(value, 10, 16); err != nil {
+			return usagef("mount option commit=%s: want a number of seconds, up to 65535", value)
+		}
+		r.open.ext4.CommitInterval = time.Duration(n) * time.Second
 	case "offset":
 		r.open.offset, err = size()
 	case "sb":
@@ -223,6 +253,9 @@ func (r *mountRequest) option(o string) error {
 func (r *mountRequest) run(c *cli.Context) error {
 	ready := readyPipe()
 	s := &images{c: c, opts: r.open, open: map[string]*image{}, lock: blockdev.LockShared}
+	if r.open.ext4.Write {
+		s.lock = blockdev.LockExclusive
+	}
 	im, err := s.image(r.image, false)
 	if err != nil {
 		return err

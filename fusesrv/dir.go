@@ -21,13 +21,14 @@ const maxDamage = 1000
 
 // A stream is a listing between two READDIR requests.
 type stream struct {
-	ino    disk.Ino
-	cookie uint64 // where the next request must go on for the stream to fit
-	dir    *ext4.Dir
-	entry  ext4.DirEntry // read and not yet sent; no name: none
-	end    error         // how the listing ended, io.EOF or worse; nil: it has not
-	damage int           // places gone past
-	first  error         // what was wrong with the first of them
+	ino     disk.Ino
+	version uint64 // of the directory: one that has changed may have more to tell
+	cookie  uint64 // where the next request must go on for the stream to fit
+	dir     *ext4.Dir
+	entry   ext4.DirEntry // read and not yet sent; no name: none
+	end     error         // how the listing ended, io.EOF or worse; nil: it has not
+	damage  int           // places gone past
+	first   error         // what was wrong with the first of them
 }
 
 // next returns the next entry without going past it. Damaged parts of the
@@ -141,6 +142,9 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, i *fuse.ReadIn, out *fuse.DirEntr
 		if checkAttr(in, &st) != nil {
 			return true
 		}
+		if r.nodes.told(e.Ino) != nil {
+			return true
+		}
 		fillEntry(in, &st, entry)
 		out.FixMode(st.Mode)
 		if in.Type() == disk.ModeReg && st.Size > 0 && st.Size <= smallFile {
@@ -159,19 +163,19 @@ func direntry(e *ext4.DirEntry) fuse.DirEntry {
 // list gives entries to add until it refuses one. The error at the end of a
 // directory waits for a request of its own, so that what stands before it is seen.
 func (r *rawFS) list(i *fuse.ReadIn, add func(*ext4.DirEntry) bool) fuse.Status {
-	ino := inoOf(i.NodeId)
+	in, err := r.inode(i.NodeId)
+	if err != nil {
+		return r.status(err)
+	}
+	ino, version := in.Ino(), in.Stat().Version
 	s := r.dirs.take(ino, i.Offset)
-	if s == nil {
-		in, err := r.inode(i.NodeId)
-		if err != nil {
-			return r.status(err)
-		}
+	if s == nil || s.version != version {
 		d, err := r.fs.OpenDir(in)
 		if err != nil {
 			return r.status(err)
 		}
 		d.Seek(i.Offset)
-		s = &stream{ino: ino, cookie: i.Offset, dir: d}
+		s = &stream{ino: ino, version: version, cookie: i.Offset, dir: d}
 	}
 	for n := 0; ; n++ {
 		e, err := s.next()

@@ -28,7 +28,7 @@ func (r *rawFS) Open(_ <-chan struct{}, i *fuse.OpenIn, out *fuse.OpenOut) fuse.
 		return r.status(err)
 	}
 	switch {
-	case i.Flags&unix.O_ACCMODE != unix.O_RDONLY, i.Flags&unix.O_TRUNC != 0:
+	case !r.fs.Writable() && (i.Flags&unix.O_ACCMODE != unix.O_RDONLY || i.Flags&unix.O_TRUNC != 0):
 		return fuse.EROFS
 	case in.Type() == disk.ModeReg && in.Disk().Flags.Has(disk.FlagEncrypt):
 		return r.status(fmt.Errorf("open inode %d: %w", in.Ino(), unix.ENOKEY))
@@ -37,15 +37,9 @@ func (r *rawFS) Open(_ <-chan struct{}, i *fuse.OpenIn, out *fuse.OpenOut) fuse.
 	return fuse.OK
 }
 
-// Flush, Fsync and FsyncDir are declined, which makes the kernel do without:
-// otherwise every close is a request.
+// Flush is declined, which makes the kernel do without: otherwise every close
+// is a request.
 func (r *rawFS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
-
-// Fsync is described at Flush.
-func (r *rawFS) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.ENOSYS }
-
-// FsyncDir is described at Flush.
-func (r *rawFS) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.ENOSYS }
 
 // Release has nothing to release.
 func (r *rawFS) Release(<-chan struct{}, *fuse.ReleaseIn) {}
@@ -119,7 +113,7 @@ type image struct {
 }
 
 func newImage(fs *ext4.FS, fd func() (uintptr, int64, bool)) image {
-	if fd == nil {
+	if fd == nil || fs.Writable() { // what lies there when the kernel reads may be another's
 		return image{}
 	}
 	n, base, ok := fd()

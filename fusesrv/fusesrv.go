@@ -1,5 +1,5 @@
 // Package fusesrv stands between the kernel and package ext4: it mounts a file
-// system read-only through the kernel's FUSE driver and answers its requests.
+// system through the kernel's FUSE driver and answers its requests.
 // It knows the FUSE protocol and mounting; the format it leaves to ext4.
 //
 //	process ── system call ──> kernel ── /dev/fuse ──> go-fuse ──> rawFS ──> ext4.FS
@@ -8,7 +8,7 @@
 //	                             └ decides: permissions, from mode and ACL
 //
 // Nobody else changes the image, so that the kernel may keep what it was told
-// once: every answer is valid for a year, those about missing names too. There are no
+// once, until it changes it itself: every answer is valid for a year, those about missing names too. There are no
 // handles: files and directories are read by inode number, and OPEN and OPENDIR
 // are declined in a way that tells the kernel not to ask again (only an image
 // with encrypted files is asked at open, which must fail without a key). So
@@ -16,17 +16,23 @@
 //
 // A node id of the protocol is an inode number. The protocol wants its root to be
 // 1 and ext4 has its root at 2, so these two are exchanged at this border and
-// nowhere else. Hard links are one node, and FORGET is nothing to us.
+// nowhere else. Hard links are one node. Where the file system is written, an inode
+// that the kernel knows is in use (nodes.go), so that a file is deleted when the kernel
+// forgets it; elsewhere FORGET is nothing to us.
+//
+// Writes go through to the file system before they return, and are durable with
+// fsync or the next commit.
 //
 // # Concurrency
 //
 // go-fuse calls each request's method on a goroutine of its own, many at once.
-// The methods share an ext4.FS, which is safe for that, and four things with a
+// The methods share an ext4.FS, which is safe for that, and five things with a
 // lock each, none of which is held while another is taken, over I/O, or over
 // a call into the kernel:
 //
 //	dirStreams.mu   listings that wait for their next READDIR
 //	ahead.mu        the small files of directories that were listed
+//	nodes.mu        what the kernel knows; held over ext4's Open, which does no I/O but to read an inode
 //	reporter.mu     which complaints have been logged
 //	holder.mu       who waits for the server to let go
 //
@@ -159,18 +165,25 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 		logger = log.New(os.Stderr, "e4go: ", 0)
 	}
 	raw := newRawFS(fs, o, logger)
+	extra := uint64(0)
+	if fs.Writable() {
+		// A write tells whether it has to drop privileges, which saves asking for
+		// them before each.
+		extra = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK
+	}
 	srv, err := fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
-		Debug:                    o.Debug,
-		Logger:                   logger,
-		MaxWrite:                 maxRead, // it is the limit of reads too
-		MaxBackground:            maxBackground,
-		MaxInflightRequestBytes:  maxInflight,
-		EnableSymlinkCaching:     true,
-		EnableAcl:                true,
+		Debug:                   o.Debug,
+		Logger:                  logger,
+		MaxWrite:                maxRead, // it is the limit of reads too
+		MaxBackground:           maxBackground,
+		MaxInflightRequestBytes: maxInflight,
+		EnableSymlinkCaching:    true,
+		EnableAcl:               true,
+
 		ExplicitDataCacheControl: true,
 		DisabledCapabilities:     fuse.CAP_PASSTHROUGH, // it would cost overlayfs one of its two levels
 		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO |
-			fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT,
+			fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT | extra,
 		PanicHandler: func(v any) fuse.Status {
 			logger.Printf("a request failed by a fault of e4go itself: %v\n%s", v, debug.Stack())
 			return fuse.EIO

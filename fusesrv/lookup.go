@@ -19,6 +19,7 @@ type rawFS struct {
 	fs    *ext4.FS // immutable
 	image image    // immutable
 	ahead *ahead
+	nodes *nodes
 	reporter
 	dirs dirStreams
 
@@ -32,6 +33,7 @@ func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
 		fs:            fs,
 		image:         newImage(fs, o.Fd),
 		ahead:         newAhead(fs),
+		nodes:         newNodes(fs),
 		reporter:      reporter{log: logger},
 	}
 }
@@ -43,16 +45,20 @@ func (r *rawFS) Init(s *fuse.Server) {
 	caps := s.KernelSettings().Flags64()
 	r.declineOpen = caps&fuse.CAP_NO_OPEN_SUPPORT != 0 && !hasEncrypt(r.fs)
 	r.declineOpenDir = caps&fuse.CAP_NO_OPENDIR_SUPPORT != 0
-	if s.KernelSettings().SupportsNotify(fuse.NOTIFY_STORE_CACHE) {
+	if s.KernelSettings().SupportsNotify(fuse.NOTIFY_STORE_CACHE) && !r.fs.Writable() {
 		r.ahead.store = s.InodeNotifyStoreCache
 	}
 }
 
 // OnUnmount runs when the last request has been answered.
-func (r *rawFS) OnUnmount() { r.dirs.clear() }
+func (r *rawFS) OnUnmount() {
+	r.dirs.clear()
+	r.nodes.close()
+}
 
-// Forget has nothing to forget: nodes are inode numbers.
-func (r *rawFS) Forget(nodeid, nlookup uint64) {}
+// Forget undoes what the kernel was told. Nodes are inode numbers, so there is
+// nothing else to forget.
+func (r *rawFS) Forget(nodeid, nlookup uint64) { r.nodes.forget(inoOf(nodeid), nlookup) }
 
 // Lookup finds name in a directory. A missing name is an answer too, which
 // the kernel keeps. NFS servers make the kernel ask for "." of any node, and
@@ -79,6 +85,9 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 		return r.status(fmt.Errorf("inode %d is deleted: %w", in.Ino(), unix.ESTALE))
 	}
 	if err := checkAttr(in, &st); err != nil {
+		return r.status(err)
+	}
+	if err := r.nodes.told(in.Ino()); err != nil {
 		return r.status(err)
 	}
 	fillEntry(in, &st, out)

@@ -46,7 +46,7 @@ func (s *syncBuffer) String() string {
 // openFS opens the file system at offset in the file path until the test ends.
 func openFS(t testing.TB, path string, offset int64, o ext4.Options) (*ext4.FS, blockdev.Device, *blockdev.File) {
 	t.Helper()
-	f, err := blockdev.Open(path, blockdev.Options{})
+	f, err := blockdev.Open(path, blockdev.Options{Write: o.Write})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,11 @@ func openFS(t testing.TB, path string, offset int64, o ext4.Options) (*ext4.FS, 
 	if err != nil {
 		t.Fatalf("open %s: %v", path, err)
 	}
-	t.Cleanup(func() { fs.Close() })
+	t.Cleanup(func() {
+		if err := fs.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return fs, dev, f
 }
 

@@ -17,7 +17,8 @@ type Flags struct {
 var flagBits = map[string]struct {
 	set, clear uintptr
 }{
-	"ro":          {},
+	"ro":          {set: unix.MS_RDONLY},
+	"rw":          {clear: unix.MS_RDONLY},
 	"suid":        {clear: unix.MS_NOSUID},
 	"nosuid":      {set: unix.MS_NOSUID},
 	"dev":         {clear: unix.MS_NODEV},
@@ -47,7 +48,7 @@ type OptionError struct {
 
 func (e *OptionError) Error() string { return fmt.Sprintf("mount option %q: %s", e.Option, e.Why) }
 
-// ParseFlags reads mount options: ro, those of mount(8) that concern the
+// ParseFlags reads mount options: ro and rw, those of mount(8) that concern the
 // mount and not the file system (nosuid and nodev, which are set unless suid
 // and dev are given, noexec, noatime and so on), and SELinux contexts. Any
 // other is an *[OptionError].
@@ -57,9 +58,6 @@ func ParseFlags(options []string) (Flags, error) {
 		if b, ok := flagBits[o]; ok {
 			f.bits = f.bits&^b.clear | b.set
 			continue
-		}
-		if o == "rw" {
-			return Flags{}, &OptionError{o, "the mount is read-only"}
 		}
 		known := false
 		for _, prefix := range flagData {
@@ -75,7 +73,10 @@ func ParseFlags(options []string) (Flags, error) {
 
 // words are the bits as fusermount3 wants them.
 func (f Flags) words() []string {
-	out := []string{"ro"}
+	out := []string{"rw"}
+	if f.bits&unix.MS_RDONLY != 0 {
+		out[0] = "ro"
+	}
 	for _, w := range []struct {
 		bit      uintptr
 		set, not string

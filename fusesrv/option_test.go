@@ -25,7 +25,7 @@ func TestParseFlags(t *testing.T) {
 		{"noexec,noatime", base | unix.MS_NOEXEC | unix.MS_NOATIME, "ro nosuid nodev noexec noatime", ""},
 		{"nosymfollow", base | unix.MS_NOSYMFOLLOW, "ro nosuid nodev nosymfollow", ""},
 		{"context=system_u:object_r:x", base, "ro nosuid nodev context=system_u:object_r:x", ""},
-		{"rw", 0, "", "rw"},
+		{"rw", unix.MS_NOSUID | unix.MS_NODEV, "rw nosuid nodev", ""},
 		{"ro,allow_otter", 0, "", "allow_otter"},
 		{"fd=7", 0, "", "fd=7"}, // would be the kernel's, and ours
 	}

@@ -411,14 +411,14 @@ func TestWireStreamsBounded(t *testing.T) {
 	for i := range 3 * maxStreams {
 		k.ask(opReaddir, many, readBody(uint64(i), 300))
 	}
-	raw := newRawFS(nil, &Options{}, nil)
+	var dirs dirStreams
 	for i := range 3 * maxStreams {
-		raw.dirs.keep(&stream{ino: 5, cookie: uint64(i)})
+		dirs.keep(&stream{ino: 5, cookie: uint64(i)})
 	}
-	if n := len(raw.dirs.list); n != maxStreams {
+	if n := len(dirs.list); n != maxStreams {
 		t.Errorf("%d listings are kept, want %d", n, maxStreams)
 	}
-	if raw.dirs.take(5, 3*maxStreams-1) == nil || raw.dirs.take(5, 0) != nil || raw.dirs.take(6, 3*maxStreams-2) != nil {
+	if dirs.take(5, 3*maxStreams-1) == nil || dirs.take(5, 0) != nil || dirs.take(6, 3*maxStreams-2) != nil {
 		t.Error("not the newest are kept")
 	}
 }
@@ -494,7 +494,7 @@ func TestWireGone(t *testing.T) {
 
 // A fault of ours is an answer too, and is reported.
 func TestWirePanic(t *testing.T) {
-	k := serveKernel(t, nil, 0) // a file system that is none
+	k := serveKernel(t, new(ext4.FS), 0) // a file system that is none
 	if errno, _ := k.ask(opGetattr, 1, make([]byte, 16)); errno != unix.EIO {
 		t.Errorf("got %v, want EIO", errno)
 	}

@@ -1,0 +1,229 @@
+package fusesrv
+
+import (
+	"context"
+	"fmt"
+
+	"e4go/ext4"
+	"e4go/ext4/disk"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// What writes. The kernel has checked permissions before it asks, with the
+// caller's user, groups and ACLs; the file system checks what only it knows. A mount that is read-only
+// refuses by itself, and ext4 does so for a file system that was opened that way.
+
+// background is the context of changes: one that has begun is finished, as a
+// system call on a disk would be.
+var background = context.Background()
+
+// caller is who a request is from. root is what the kernel's CAP_SYS_RESOURCE
+// is nearest to.
+func caller(h *fuse.InHeader) ext4.Caller {
+	return ext4.Caller{UID: h.Uid, GID: h.Gid, Privileged: h.Uid == 0}
+}
+
+// mode is the mode of a new inode: with POSIX ACLs the file system applies the
+// umask, as a directory's default ACL takes its place.
+func newMode(mode, umask uint32) (disk.Mode, disk.Mode) {
+	return disk.Mode(mode), disk.Mode(umask & 0o777)
+}
+
+// entry answers a request that made or found in.
+func (r *rawFS) entry(in *ext4.Inode, err error, out *fuse.EntryOut) fuse.Status {
+	if err != nil {
+		return r.status(err)
+	}
+	if err := r.nodes.told(in.Ino()); err != nil {
+		return r.status(err)
+	}
+	st := in.Stat()
+	fillEntry(in, &st, out)
+	return fuse.OK
+}
+
+// SetAttr changes mode, owner, size and times.
+func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if !r.fs.Writable() { // `mount -o remount,rw` of a read-only mount makes the kernel ask
+		return fuse.EROFS
+	}
+	ino := inoOf(i.NodeId)
+	c := caller(&i.InHeader)
+	if size, ok := i.GetSize(); ok {
+		tc := c
+		tc.Privileged = i.Valid&fuse.FATTR_KILL_SUIDGID == 0
+		if err := r.fs.Truncate(background, tc, ino, int64(size)); err != nil {
+			return r.status(err)
+		}
+	}
+	var a ext4.SetAttr
+	if mode, ok := i.GetMode(); ok {
+		m := disk.Mode(mode)
+		a.Mode = &m
+	}
+	if uid, ok := i.GetUID(); ok {
+		a.UID = &uid
+	}
+	if gid, ok := i.GetGID(); ok {
+		a.GID = &gid
+	}
+	if i.Valid&fuse.FATTR_ATIME != 0 {
+		a.Atime = r.timeOf(i.Valid&fuse.FATTR_ATIME_NOW != 0, i.Atime, i.Atimensec)
+	}
+	if i.Valid&fuse.FATTR_MTIME != 0 {
+		a.Mtime = r.timeOf(i.Valid&fuse.FATTR_MTIME_NOW != 0, i.Mtime, i.Mtimensec)
+	}
+	if i.Valid&fuse.FATTR_CTIME != 0 {
+		a.Ctime = r.timeOf(false, i.Ctime, i.Ctimensec)
+	}
+	if a != (ext4.SetAttr{}) {
+		if err := r.fs.SetAttr(background, c, ino, a); err != nil {
+			return r.status(err)
+		}
+	}
+	return r.GetAttr(nil, &fuse.GetAttrIn{InHeader: i.InHeader}, out)
+}
+
+func (r *rawFS) timeOf(now bool, sec uint64, nsec uint32) *disk.Time {
+	t := disk.Time{Sec: int64(sec), Nsec: nsec}
+	if now {
+		t = r.fs.Time()
+	}
+	return &t
+}
+
+// Mknod makes a file without opening it, or a special one.
+func (r *rawFS) Mknod(_ <-chan struct{}, i *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	major, minor := i.Rdev>>8&0xfff, i.Rdev&0xff|i.Rdev>>12&0xfff00 // new_decode_dev
+	mode, umask := newMode(i.Mode, i.Umask)
+	c := caller(&i.InHeader)
+	c.Umask = umask
+	in, err := r.fs.Mknod(background, c, inoOf(i.NodeId), name, mode, major, minor)
+	return r.entry(in, err, out)
+}
+
+// Mkdir makes a directory.
+func (r *rawFS) Mkdir(_ <-chan struct{}, i *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	mode, umask := newMode(i.Mode, i.Umask)
+	c := caller(&i.InHeader)
+	c.Umask = umask
+	in, err := r.fs.Mkdir(background, c, inoOf(i.NodeId), name, mode)
+	return r.entry(in, err, out)
+}
+
+// Symlink makes a symbolic link.
+func (r *rawFS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	in, err := r.fs.Symlink(background, caller(h), inoOf(h.NodeId), name, target)
+	return r.entry(in, err, out)
+}
+
+// Link gives an inode another name.
+func (r *rawFS) Link(_ <-chan struct{}, i *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	ino := inoOf(i.Oldnodeid)
+	if err := r.fs.Link(background, caller(&i.InHeader), ino, inoOf(i.NodeId), name); err != nil {
+		return r.status(err)
+	}
+	in, err := r.fs.Inode(ino)
+	return r.entry(in, err, out)
+}
+
+// Unlink removes a name.
+func (r *rawFS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	return r.status(r.fs.Unlink(background, caller(h), inoOf(h.NodeId), name))
+}
+
+// Rmdir removes an empty directory.
+func (r *rawFS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	return r.status(r.fs.Rmdir(background, caller(h), inoOf(h.NodeId), name))
+}
+
+// Rename moves a name, or exchanges two.
+func (r *rawFS) Rename(_ <-chan struct{}, i *fuse.RenameIn, from, to string) fuse.Status {
+	return r.status(r.fs.Rename(background, caller(&i.InHeader), inoOf(i.NodeId), from, inoOf(i.Newdir), to, uint(i.Flags)))
+}
+
+// Create makes a regular file; that it is open too is nothing to us.
+func (r *rawFS) Create(_ <-chan struct{}, i *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	mode, umask := newMode(i.Mode, i.Umask)
+	c := caller(&i.InHeader)
+	c.Umask = umask
+	in, err := r.fs.Create(background, c, inoOf(i.NodeId), name, unix.S_IFREG|mode&0o7777)
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	return r.entry(in, err, &out.EntryOut)
+}
+
+// Tmpfile makes a file without a name (O_TMPFILE).
+func (r *rawFS) Tmpfile(_ <-chan struct{}, i *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	mode, umask := newMode(i.Mode, i.Umask)
+	c := caller(&i.InHeader)
+	c.Umask = umask
+	in, err := r.fs.Tmpfile(background, c, inoOf(i.NodeId), unix.S_IFREG|mode&0o7777)
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	status := r.entry(in, err, &out.EntryOut)
+	if err == nil {
+		// The kernel holds it now; Tmpfile held it until here.
+		if err := r.fs.Release(background, in.Ino()); err != nil {
+			return r.status(err)
+		}
+	}
+	return status
+}
+
+// Write writes to a file.
+func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	c := caller(&i.InHeader)
+	c.Privileged = i.WriteFlags&fuse.WRITE_KILL_SUIDGID == 0
+	n, err := r.fs.WriteAt(background, c, inoOf(i.NodeId), data, int64(i.Offset))
+	if n > 0 {
+		return uint32(n), fuse.OK
+	}
+	return 0, r.status(err)
+}
+
+// CopyFileRange copies within the file system.
+func (r *rawFS) CopyFileRange(_ <-chan struct{}, i *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	n, err := r.fs.CopyRange(background, caller(&i.InHeader), inoOf(i.NodeId), int64(i.OffIn), inoOf(i.NodeIdOut), int64(i.OffOut),
+		int64(min(i.Len, maxCopy)))
+	if n > 0 {
+		return uint32(n), fuse.OK
+	}
+	return 0, r.status(err)
+}
+
+// maxCopy is how much one copy_file_range does, in bytes: the reply has 32 bits, and who
+// asks can be interrupted in between.
+const maxCopy = 64 << 20
+
+// Fallocate allocates, punches, zeroes, collapses and inserts.
+func (r *rawFS) Fallocate(_ <-chan struct{}, i *fuse.FallocateIn) fuse.Status {
+	return r.status(r.fs.Fallocate(background, caller(&i.InHeader), inoOf(i.NodeId), ext4.FallocMode(i.Mode), int64(i.Offset), int64(i.Length)))
+}
+
+// SetXAttr sets an attribute.
+func (r *rawFS) SetXAttr(_ <-chan struct{}, i *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
+	return r.status(r.fs.Setxattr(background, caller(&i.InHeader), inoOf(i.NodeId), name, value, int(i.Flags)))
+}
+
+// RemoveXAttr removes one.
+func (r *rawFS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	return r.status(r.fs.Removexattr(background, caller(h), inoOf(h.NodeId), name))
+}
+
+// Fsync makes a file durable. On a read-only mount it is declined, which makes
+// the kernel do without.
+func (r *rawFS) Fsync(_ <-chan struct{}, i *fuse.FsyncIn) fuse.Status {
+	if !r.fs.Writable() {
+		return fuse.ENOSYS
+	}
+	if err := r.fs.Fsync(inoOf(i.NodeId), i.FsyncFlags&1 != 0); err != nil {
+		return r.status(fmt.Errorf("fsync: %w", err))
+	}
+	return fuse.OK
+}
+
+// FsyncDir is Fsync of a directory.
+func (r *rawFS) FsyncDir(cancel <-chan struct{}, i *fuse.FsyncIn) fuse.Status {
+	return r.Fsync(cancel, i)
+}
