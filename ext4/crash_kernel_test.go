@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -67,12 +68,19 @@ func kernelMount(t testing.TB, file string) (dir string, umount func()) {
 	return dir, umount
 }
 
+// orphanBlock is what e2fsck 1.47.0 says when it has dealt with an orphan of the
+// orphan file: it leaves the file as it was. It says so of the kernel's images, too.
+var orphanBlock = regexp.MustCompile(`(?m)^Orphan file \(inode \d+\) block \d+ is not clean\.\nClear\? yes\n`)
+
 // onlyReplayed returns the lines of what e2fsck -fy printed that tell of more
 // than the replay of the journal and the orphans. That the orphan file may be in use
 // is what a file system says while it is mounted, the kernel's too.
 func onlyReplayed(out string) string {
 	var more []string
 	out = strings.ReplaceAll(out, "Feature orphan_present is set but orphan file is clean.\nClear? yes\n", "")
+	if strings.Contains(out, " orphaned inode ") {
+		out = orphanBlock.ReplaceAllString(out, "")
+	}
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
 		expected := line == ""
