@@ -39,35 +39,6 @@ func saveImage(t testing.TB, dev blockdev.Device, file string) {
 	}
 }
 
-// kernelMount mounts an image file to be written by the kernel, and returns
-// where, and what unmounts it.
-func kernelMount(t testing.TB, file string) (dir string, umount func()) {
-	t.Helper()
-	fixtures.Need(t, "root", "loop", "mount")
-	dir, err := os.MkdirTemp("", "e4go-crash-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Some kernels write inline data in ordered mode where they must not.
-	if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,data=writeback", file, dir).CombinedOutput(); err != nil {
-		os.Remove(dir)
-		t.Fatalf("mount %s: %v: %s", file, err, out)
-	}
-	done := false
-	umount = func() {
-		if done {
-			return
-		}
-		done = true
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
-		}
-		os.Remove(dir)
-	}
-	t.Cleanup(umount)
-	return dir, umount
-}
-
 // orphanBlock is what e2fsck 1.47.0 says when it has dealt with an orphan of the
 // orphan file: it leaves the file as it was. It says so of the kernel's images, too.
 var orphanBlock = regexp.MustCompile(`(?m)^Orphan file \(inode \d+\) block \d+ is not clean\.\nClear\? yes\n`)
@@ -185,7 +156,8 @@ func (r *crashRun) askOutside(t testing.TB, ci crashImage, m *blockdev.Mem, at i
 		return
 	}
 	saveImage(t, m, file)
-	_, umount := kernelMount(t, file)
+	// Some kernels write inline data in ordered mode where they must not.
+	_, umount := fixtures.MountKernelWrite(t, file, "data=writeback")
 	umount()
 	same("the tree that the kernel leaves")
 	if status, out := fixtures.E2fsck(t, file); status != 0 {

@@ -9,7 +9,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -50,15 +49,8 @@ func TestFallocateAsKernel(t *testing.T) {
 		for round := range sweep() {
 			t.Run(fmt.Sprintf("%s/%d", v.name, round), func(t *testing.T) {
 				image, other := v.make(t, "a"), v.make(t, "a")
-				dir := t.TempDir()
-				if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,"+v.options, other, dir).CombinedOutput(); err != nil {
-					t.Fatalf("mount: %v: %s", err, out)
-				}
-				defer func() {
-					if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-						t.Errorf("umount: %v: %s", err, out)
-					}
-				}()
+				dir, umount := fixtures.MountKernelWrite(t, other, v.options)
+				defer umount()
 				kernel, err := os.OpenFile(filepath.Join(dir, "a"), os.O_RDWR, 0)
 				if err != nil {
 					t.Fatal(err)
@@ -177,15 +169,8 @@ func TestLargestFile(t *testing.T) {
 	for _, v := range find("4k", "1k", "ext2", "ext2-4k", "ext3", "bigalloc-1k", "nohuge") {
 		t.Run(v.name, func(t *testing.T) {
 			image, other := v.make(t, "a"), v.make(t, "a")
-			dir := t.TempDir()
-			if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop", other, dir).CombinedOutput(); err != nil {
-				t.Fatalf("mount: %v: %s", err, out)
-			}
-			defer func() {
-				if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-					t.Errorf("umount: %v: %s", err, out)
-				}
-			}()
+			dir, umount := fixtures.MountKernelWrite(t, other)
+			defer umount()
 			kernel, err := os.OpenFile(filepath.Join(dir, "a"), os.O_RDWR, 0)
 			if err != nil {
 				t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -174,15 +173,8 @@ func TestFullAsKernel(t *testing.T) {
 // fillByKernel does with the kernel what appendAll does.
 func fillByKernel(t *testing.T, image string, names ...string) (total int64) {
 	t.Helper()
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop", image, dir).CombinedOutput(); err != nil {
-		t.Fatalf("mount: %v: %s", err, out)
-	}
-	defer func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
-		}
-	}()
+	dir, umount := fixtures.MountKernelWrite(t, image)
+	defer umount()
 	var files []*os.File
 	for _, name := range names {
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)

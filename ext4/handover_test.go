@@ -99,7 +99,7 @@ func e4goTurn(t *testing.T, file string, rng *rand.Rand) {
 // mounted.
 func kernelTurn(t *testing.T, file, next string, rng *rand.Rand) {
 	t.Helper()
-	mnt, umount := kernelMount(t, file)
+	mnt, umount := fixtures.MountKernelWrite(t, file, "data=writeback")
 	defer umount()
 	for i := range 6 {
 		p := filepath.Join(mnt, fmt.Sprintf("kernel-%d", rng.IntN(5)))

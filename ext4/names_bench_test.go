@@ -55,7 +55,7 @@ func BenchmarkNames(b *testing.B) {
 		mount := func() {
 			var root string
 			var err error
-			root, unmount = mountKernelWrite(b, file)
+			root, unmount = fixtures.MountKernelWrite(b, file)
 			if fd, err = unix.Open(root, unix.O_DIRECTORY|unix.O_RDONLY, 0); err != nil {
 				b.Fatal(err)
 			}

@@ -24,7 +24,7 @@ func TestNamesEncrypted(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			root, unmount := mountKernelWrite(t, images[0])
+			root, unmount := fixtures.MountKernelWrite(t, images[0])
 			fs, done := openWrite(t, images[1])
 			k, o := kernel{root}, ours{fs, ext4.Root}
 			both := func(what string, do func(n attrs) error) {

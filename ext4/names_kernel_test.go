@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -15,35 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// mountKernelWrite mounts an image with the kernel for writing, until the
-// test ends or unmount is called.
-func mountKernelWrite(t testing.TB, file string, options ...string) (dir string, unmount func()) {
-	t.Helper()
-	fixtures.Need(t, "root", "loop", "mount", "umount")
-	dir, err := os.MkdirTemp("", "e4go-kernel-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts := strings.Join(append([]string{"loop"}, options...), ",")
-	if out, err := exec.Command("mount", "-t", "ext4", "-o", opts, file, dir).CombinedOutput(); err != nil {
-		os.Remove(dir)
-		t.Fatalf("mount %s: %v\n%s", file, err, out)
-	}
-	mounted := true
-	unmount = func() {
-		if !mounted {
-			return
-		}
-		mounted = false
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v\n%s", err, out)
-		}
-		os.Remove(dir)
-	}
-	t.Cleanup(unmount)
-	return dir, unmount
-}
 
 // attrs is what a namer can do beside names.
 type attrs interface {
@@ -291,7 +260,7 @@ func TestNamesErrno(t *testing.T) {
 			if strings.HasPrefix(kind.name, "inline") {
 				options = []string{"data=writeback"} // the kernel's own bug with data=ordered
 			}
-			root, unmount := mountKernelWrite(t, theirs, options...)
+			root, unmount := fixtures.MountKernelWrite(t, theirs, options...)
 			fs, done := openWrite(t, mine)
 			k, o := kernel{root}, ours{fs, ext4.Root}
 			for _, call := range errnoCalls() {

@@ -142,14 +142,9 @@ func TestSequentialExtents(t *testing.T) {
 	ours := extents(t, fs, f)
 	closeFS()
 	sound(t, image)
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop", other, dir).CombinedOutput(); err != nil {
-		t.Fatalf("mount: %v: %s", err, out)
-	}
+	dir, umount := fixtures.MountKernelWrite(t, other)
 	out, err := exec.Command("dd", "if=/dev/zero", "of="+filepath.Join(dir, "a"), "bs=128k", "count=2400", "conv=notrunc,fsync").CombinedOutput()
-	if out2, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-		t.Fatalf("umount: %v: %s", err, out2)
-	}
+	umount()
 	if err != nil {
 		t.Fatalf("dd: %v: %s", err, out)
 	}
