@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -298,12 +299,23 @@ func TestFreezeAndShutdown(t *testing.T) {
 		if sb, _, _ := ReadSuper(frozen, Options{}); sb.Incompat.Has(disk.IncompatRecover) || !exists(frozen, "a") {
 			t.Error("a frozen image is not clean and whole")
 		}
+		f3, err := fs.Resolve("/f3", false)
+		if err != nil {
+			t.Fatal(err)
+		}
 		done := make(chan error)
 		go func() { done <- create(fs, "b") }()
+		go func() { // blocks that the file has already
+			_, err := fs.WriteAt(ctx, Root, f3.Ino(), []byte("overwritten"), 0)
+			done <- err
+		}()
 		select {
 		case err := <-done:
 			t.Fatalf("a change while frozen: %v", err)
 		case <-time.After(50 * time.Millisecond):
+		}
+		if !sameBytes(t, mem, frozen) {
+			t.Error("the device has changed while it was frozen")
 		}
 		if _, err := fs.Resolve("/a", false); err != nil {
 			t.Errorf("a look while frozen: %v", err)
@@ -311,8 +323,10 @@ func TestFreezeAndShutdown(t *testing.T) {
 		if err := fs.Thaw(); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-done; err != nil {
-			t.Fatal(err)
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := fs.Thaw(); !errors.Is(err, unix.EINVAL) {
 			t.Errorf("thawing twice: %v, want EINVAL", err)
@@ -367,4 +381,17 @@ func TestFreezeAndShutdown(t *testing.T) {
 	} else {
 		fs.abandon()
 	}
+}
+
+// sameBytes reports whether two devices hold the same.
+func sameBytes(t *testing.T, a, b *blockdev.Mem) bool {
+	t.Helper()
+	x, y := make([]byte, a.Size()), make([]byte, b.Size())
+	if _, err := a.ReadAt(x, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.ReadAt(y, 0); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Equal(x, y)
 }
