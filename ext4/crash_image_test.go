@@ -41,6 +41,9 @@ func crashImages() []crashImage {
 		{"quota", 12 << 20, block(1024, feat("quota")), false}, // the kernel may lack QFMT_V2
 		{"casefold", 12 << 20, mkfs.Options{BlockSize: 1024, Encoding: "utf8"}, false},
 		{"indirect", 12 << 20, mkfs.Options{Type: "ext3", BlockSize: 1024}, true},
+		{"small inodes", 12 << 20, mkfs.Options{BlockSize: 1024, InodeSize: 128}, true},
+		{"all", 16 << 20, mkfs.Options{BlockSize: 1024, InodeSize: 512, QuotaTypes: []string{"usrquota", "grpquota", "prjquota"}, Encoding: "utf8",
+			Features: []string{"inline_data", "ea_inode", "quota", "project", "large_dir", "metadata_csum_seed"}}, false},
 	}
 }
 

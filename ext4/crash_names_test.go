@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -9,6 +10,8 @@ import (
 	"strings"
 
 	"e4go/ext4/disk"
+
+	"golang.org/x/sys/unix"
 )
 
 // fallocate does what fallocate(2) does, where that changes no more than the
@@ -17,7 +20,7 @@ func (r *crashRun) fallocate(path string, mode FallocMode, off, n int64) {
 	r.t.Helper()
 	id := r.now().names[path]
 	r.step(fmt.Sprintf("fallocate %s %#x %d+%d", path, uint32(mode), off, n), func(s *modelState) {
-		file := *s.nodes[id]
+		file := s.nodes[id].changed()
 		size := int64(len(file.data))
 		if mode&FallocKeepSize == 0 && off+n > size {
 			file = file.truncate(off + n)
@@ -28,7 +31,56 @@ func (r *crashRun) fallocate(path string, mode FallocMode, off, n int64) {
 			clear(file.data[min(off, int64(len(file.data))):min(off+n, int64(len(file.data)))])
 		}
 		s.set(file)
-	}, func() error { return r.fs.Fallocate(context.Background(), Root, r.ino(path), mode, off, n) })
+	}, func() error { return r.tryFallocate(path, mode, off, n) })
+}
+
+func (r *crashRun) tryFallocate(path string, mode FallocMode, off, n int64) error {
+	err := r.fs.Fallocate(context.Background(), Root, r.ino(path), mode, off, n)
+	if errors.Is(err, unix.EOPNOTSUPP) { // the file has no extents
+		return errNotDone
+	}
+	return err
+}
+
+// shift takes a range out of a file, or puts a hole into it.
+func (r *crashRun) shift(path string, out bool) {
+	r.t.Helper()
+	id, unit := r.now().names[path], int64(r.fs.sb.BlockSize())<<r.fs.sb.ClusterBits()
+	size := int64(len(r.now().nodes[id].data))
+	off, n := r.rng.Int64N(size/unit+1)*unit, (1+r.rng.Int64N(8))*unit
+	mode, by, what := FallocMode(FallocInsertRange), n, "insert"
+	if out {
+		mode, by, what = FallocCollapseRange, -n, "collapse"
+	}
+	if off >= size || out && off+n >= size {
+		return
+	}
+	r.step(fmt.Sprintf("%s %s %d+%d", what, path, off, n), func(s *modelState) {
+		s.set(s.nodes[id].shift(off, by))
+	}, func() error { return r.tryFallocate(path, mode, off, n) })
+}
+
+// copy copies a range of the file to another, or to another place in it.
+func (r *crashRun) copy(from string) {
+	r.t.Helper()
+	to, _ := r.file()
+	src, dst := r.now().node(from), r.now().names[to]
+	size := int64(len(src.data))
+	off, at := r.rng.Int64N(size+1), r.rng.Int64N(100_000)
+	n := min(r.rng.Int64N(40_000), size-off)
+	if n == 0 || src.id == dst && off < at+n && at < off+n {
+		return
+	}
+	r.step(fmt.Sprintf("copy %s %d+%d %s %d", from, off, n, to, at), func(s *modelState) {
+		s.set(s.nodes[dst].write(at, src.data[off:off+n]))
+		s.part = &modelWrite{dst, at, at + n}
+	}, func() error {
+		k, err := r.fs.CopyRange(context.Background(), Root, r.ino(from), off, r.ino(to), at, n)
+		if err == nil && k != n {
+			err = fmt.Errorf("copied %d bytes", k)
+		}
+		return err
+	})
 }
 
 // paths are those of the current state that keep agrees to, in order.
@@ -64,64 +116,124 @@ func (r *crashRun) randomName() {
 		return
 	}
 	parent := r.ino(dir)
-	switch r.rng.IntN(7) {
+	make := func(what string, mode disk.Mode, data []byte, do func() (*Inode, error)) {
+		r.t.Helper()
+		id := r.newID()
+		r.step(what+" "+at, func(s *modelState) {
+			n := s.create(at, id, mode)
+			n.data = data
+			s.names[at] = id
+			s.set(n)
+		}, func() error {
+			_, err := do()
+			return err
+		})
+	}
+	switch r.rng.IntN(10) {
 	case 0, 1:
-		id := r.newID()
-		r.step("create "+at, func(s *modelState) {
-			s.names[at] = id
-			s.set(modelNode{id: id, mode: disk.ModeReg | 0o600})
-		}, func() error {
-			_, err := r.fs.Create(ctx, Root, parent, name, disk.ModeReg|0o600)
-			return err
-		})
+		mode := disk.ModeReg | []disk.Mode{0o600, 0o644, 0o777}[r.rng.IntN(3)]
+		make("create", mode, nil, func() (*Inode, error) { return r.fs.Create(ctx, Root, parent, name, mode) })
 	case 2:
-		id := r.newID()
-		r.step("mkdir "+at, func(s *modelState) {
-			s.names[at] = id
-			s.set(modelNode{id: id, mode: disk.ModeDir | 0o700})
-		}, func() error {
-			_, err := r.fs.Mkdir(ctx, Root, parent, name, disk.ModeDir|0o700)
-			return err
-		})
+		mode := disk.ModeDir | []disk.Mode{0o700, 0o775}[r.rng.IntN(2)]
+		make("mkdir", mode, nil, func() (*Inode, error) { return r.fs.Mkdir(ctx, Root, parent, name, mode) })
 	case 3:
-		id, target := r.newID(), strings.Repeat("t", 1+r.rng.IntN(200))
-		r.step("symlink "+at, func(s *modelState) {
-			s.names[at] = id
-			s.set(modelNode{id: id, mode: disk.ModeLink | 0o777, data: []byte(target)})
-		}, func() error {
-			_, err := r.fs.Symlink(ctx, Root, parent, name, target)
-			return err
-		})
+		target := strings.Repeat("t", 1+r.rng.IntN(200))
+		make("symlink", disk.ModeLink|0o777, []byte(target), func() (*Inode, error) { return r.fs.Symlink(ctx, Root, parent, name, target) })
 	case 4:
+		r.mknod(parent, at)
+	case 5:
+		r.tmpfile(parent, at)
+	case 6:
 		if old := r.pick(others); r.now().node(old).mode.Type() == disk.ModeReg {
 			r.step("link "+old+" "+at, func(s *modelState) { s.names[at] = s.names[old] },
 				func() error { return r.fs.Link(ctx, Root, r.ino(old), parent, name) })
 		}
-	case 5: // rename a file, perhaps over another
-		old := r.pick(others)
+	default: // of any file or directory, perhaps over another
+		all := r.paths(func(p string, _ *modelNode) bool { return p != "/" })
+		old := r.pick(all)
 		if r.rng.IntN(2) == 0 {
-			at = r.pick(others)
+			at = r.pick(all)
 		}
-		if r.now().names[old] != r.now().names[at] {
-			r.rename(old, at, 0)
-		}
-	case 6:
-		a, b := r.pick(others), r.pick(others)
-		if r.now().names[a] != r.now().names[b] {
-			r.rename(a, b, RenameExchange)
-		}
+		r.rename(old, at, []uint{0, 0, RenameNoreplace, RenameExchange, RenameExchange, RenameWhiteout}[r.rng.IntN(6)])
 	}
 }
 
+// mknod makes what is neither a file nor a directory nor a link.
+func (r *crashRun) mknod(parent disk.Ino, at string) {
+	r.t.Helper()
+	id := r.newID()
+	mode := []disk.Mode{disk.ModeFIFO, disk.ModeSocket, disk.ModeChar, disk.ModeBlock}[r.rng.IntN(4)] | 0o640
+	var dev [2]uint32
+	if t := mode.Type(); t == disk.ModeChar || t == disk.ModeBlock {
+		dev = [2]uint32{uint32(r.rng.IntN(4000)), uint32(r.rng.IntN(70_000))}
+	}
+	r.step("mknod "+at, func(s *modelState) {
+		n := s.create(at, id, mode)
+		n.dev = dev
+		s.names[at] = id
+		s.set(n)
+	}, func() error {
+		_, err := r.fs.Mknod(context.Background(), Root, parent, path.Base(at), mode, dev[0], dev[1])
+		return err
+	})
+}
+
+// tmpfile makes a file without a name, writes to it, and perhaps gives it one.
+func (r *crashRun) tmpfile(parent disk.Ino, at string) {
+	r.t.Helper()
+	ctx, same := context.Background(), func(*modelState) {}
+	id, named := r.newID(), r.rng.IntN(3) > 0
+	n := r.now().create(at, id, disk.ModeReg|0o644)
+	n.data = pattern(id, len(r.states), 0, 1+r.rng.IntN(20_000))
+	var in *Inode
+	r.step("tmpfile for "+at, same, func() (err error) {
+		in, err = r.fs.Tmpfile(ctx, Root, parent, disk.ModeReg|0o644)
+		return err
+	})
+	r.step(fmt.Sprintf("write to it %d", len(n.data)), same, func() error {
+		_, err := r.fs.WriteAt(ctx, Root, in.Ino(), n.data, 0)
+		return err
+	})
+	if r.rng.IntN(2) == 0 {
+		r.sync()
+	}
+	if named {
+		r.step("link it "+at, func(s *modelState) {
+			s.names[at] = id
+			s.set(n)
+		}, func() error { return r.fs.Link(ctx, Root, in.Ino(), parent, path.Base(at)) })
+	}
+	r.step("release it", same, func() error { return r.fs.Release(ctx, in.Ino()) })
+}
+
+// rename does a rename that has to go well, and no other.
 func (r *crashRun) rename(old, at string, flags uint) {
 	r.t.Helper()
+	s := r.now()
+	a, b := s.node(old), s.node(at)
+	exchange := flags&RenameExchange != 0
+	isDir := func(n *modelNode) bool { return n.mode.Type() == disk.ModeDir }
+	switch {
+	case old == at, strings.HasPrefix(at, old+"/"), strings.HasPrefix(old, at+"/"), b != nil && a.id == b.id:
+		return
+	case b == nil && exchange, b != nil && flags&RenameNoreplace != 0:
+		return
+	case b != nil && !exchange && (isDir(a) != isDir(b) || len(s.under(at)) > 0):
+		return
+	}
+	hole := r.newID()
 	r.step(fmt.Sprintf("rename %s %s %d", old, at, flags), func(s *modelState) {
-		a, b := s.names[old], s.names[at]
-		s.names[at] = a
-		if flags&RenameExchange != 0 {
-			s.names[old] = b
-		} else {
-			delete(s.names, old)
+		const aside = "\x00"
+		if exchange {
+			s.move(at, aside)
+		}
+		s.move(old, at)
+		if exchange {
+			s.move(aside, old)
+		}
+		if flags&RenameWhiteout != 0 {
+			s.names[old] = hole
+			s.set(s.create(old, hole, disk.ModeChar))
 		}
 	}, func() error {
 		return r.fs.Rename(context.Background(), Root, r.ino(path.Dir(old)), path.Base(old), r.ino(path.Dir(at)), path.Base(at), flags)

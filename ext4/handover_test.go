@@ -20,8 +20,8 @@ import (
 func stateOf(found map[string]foundNode) *modelState {
 	s := &modelState{names: map[string]int{}, nodes: map[int]*modelNode{}}
 	for p, f := range found {
-		s.names[p] = int(f.ino)
-		s.nodes[int(f.ino)] = &modelNode{id: int(f.ino), mode: f.mode, data: f.data, xattrs: f.xattrs}
+		s.names[p] = f.id
+		s.nodes[f.id] = &f.modelNode
 	}
 	return s
 }
@@ -42,7 +42,7 @@ func TestHandOver(t *testing.T) {
 			saveImage(t, ci.make(t), file)
 			for i := range rounds {
 				rng := rand.New(rand.NewPCG(uint64(i), 4))
-				e4goTurn(t, file, rng)
+				ci.e4goTurn(t, file, rng)
 				next := filepath.Join(dir, fmt.Sprintf("%d.img", i+1))
 				kernelTurn(t, file, next, rng)
 				os.Remove(file)
@@ -54,14 +54,14 @@ func TestHandOver(t *testing.T) {
 
 // e4goTurn opens an image, changes it, and is killed or closes. What the next
 // finds is one of the states that it may.
-func e4goTurn(t *testing.T, file string, rng *rand.Rand) {
+func (ci crashImage) e4goTurn(t *testing.T, file string, rng *rand.Rand) {
 	t.Helper()
 	dev, err := blockdev.Open(file, blockdev.Options{Write: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer dev.Close()
-	r := &crashRun{t: t, rec: blockdev.NewRecord(dev), rng: rng, began: []int{0}, nextID: 1 << 20}
+	r := &crashRun{t: t, ci: ci, rec: blockdev.NewRecord(dev), rng: rng, began: []int{0}, nextID: 1 << 20}
 	if r.fs, err = crashOpen(r.rec); err != nil {
 		t.Fatal(err)
 	}

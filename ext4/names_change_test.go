@@ -2,6 +2,7 @@ package ext4_test
 
 import (
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -90,12 +91,14 @@ func checkTree(t testing.TB, file string, mounts bool) []fixtures.Entry {
 	return got
 }
 
-// nameKinds are file systems that hold names in different ways.
-var nameKinds = []struct {
+// A nameKind is a file system that holds names in its way.
+type nameKind struct {
 	name   string
-	args   []string
-	mounts bool // the kernel here mounts it
-}{
+	args   []string // of mke2fs
+	mounts bool     // the kernel here mounts it
+}
+
+var nameKinds = []nameKind{
 	{"4k", []string{"-b", "4096"}, true},
 	{"1k", []string{"-b", "1024"}, true},
 	{"no-index", []string{"-b", "1024", "-O", "^dir_index"}, true},
@@ -113,17 +116,30 @@ var nameKinds = []struct {
 	{"no-journal", []string{"-b", "4096", "-O", "^has_journal"}, true},
 }
 
-// steps is how many random operations a test does: E4GO_TEST_STEPS of them
-// in a long run.
-func steps(t testing.TB, n int) int {
-	if s := os.Getenv("E4GO_TEST_STEPS"); s != "" {
-		k, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("E4GO_TEST_STEPS: %v", err)
+// steps are the rounds of a random test, as seeds, and how many operations each
+// has: one round of n, or as many more as make E4GO_TEST_STEPS operations in a long run;
+// E4GO_TEST_SEED is the first seed.
+func steps(t testing.TB, n int) iter.Seq2[uint64, int] {
+	const most = 12_000 // else what they make fills the image
+	total, first := n, uint64(0)
+	for name, to := range map[string]func(uint64){"E4GO_TEST_STEPS": func(v uint64) { total = int(v) }, "E4GO_TEST_SEED": func(v uint64) { first = v }} {
+		if s := os.Getenv(name); s != "" {
+			v, err := strconv.ParseUint(s, 10, 32)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			to(v)
 		}
-		return k
 	}
-	return n
+	return func(yield func(uint64, int) bool) {
+		for seed := first; total > 0; seed++ {
+			t.Logf("E4GO_TEST_SEED=%d", seed)
+			if !yield(seed, min(total, most)) {
+				return
+			}
+			total -= most
+		}
+	}
 }
 
 // randomPath is a path of at most three names, of which there are few.
@@ -183,57 +199,64 @@ func TestNamesModel(t *testing.T) {
 	for _, kind := range nameKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
-			size := "128M"
-			if kind.name == "64k" {
-				size = "512M" // as many directories as random names make
-			}
-			file := makeImage(t, size, append([]string{"-N", "12000"}, kind.args...)...)
-			rng := rand.New(rand.NewPCG(uint64(len(kind.name)), 7))
-			fold := func(s string) string { return s }
-			fs, done := openWrite(t, file)
-			if kind.name == "casefold" {
-				fold = strings.ToLower
-				flags := disk.FlagCasefold
-				o := ours{fs, ext4.Root}
-				if err := o.rmdir("lost+found"); err != nil {
-					t.Fatal(err)
-				}
-				if err := fs.SetAttr(t.Context(), ext4.Root, disk.RootIno, ext4.SetAttr{Flags: &flags}); err == nil || errnoOf(err) != unix.EOPNOTSUPP {
-					t.Fatalf("flags without the extents flag: got %v", err)
-				}
-				flags |= disk.FlagExtents
-				if err := fs.SetAttr(t.Context(), ext4.Root, disk.RootIno, ext4.SetAttr{Flags: &flags}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			m := newModel(fold)
-			if kind.name != "casefold" {
-				if err := m.mkdir("lost+found", 0o700); err != nil {
-					t.Fatal(err)
-				}
-			}
-			for i := range steps(t, 3000) {
-				randomStep(t, rng, m, ours{fs, ext4.Root})
-				if i%1000 == 999 {
-					done()
-					checkImage(t, file)
-					fs, done = openWrite(t, file)
-				}
-			}
-			done()
-			checkImage(t, file)
-			want, mounts := m.tree(), kind.mounts
-			for _, e := range want {
-				if len(e.Path) > 4000 && mounts { // no call of the kernel takes the path
-					t.Logf("a path of %d bytes: not compared with the kernel's mount", len(e.Path))
-					mounts = false
-				}
-			}
-			for _, line := range fixtures.Diff(want, checkTree(t, file, mounts), "ino", "uid", "gid", "rdev", "size", "blocks", "atime", "mtime", "ctime", "btime",
-				"attributes", "sha256", "xattrs", "extents", "fiemaperr", "data") {
-				t.Error(line)
+			for seed, n := range steps(t, 3000) {
+				rng := rand.New(rand.NewPCG(uint64(len(kind.name)), 7+seed))
+				t.Run(fmt.Sprint(seed), func(t *testing.T) { kind.compareModel(t, rng, n) })
 			}
 		})
+	}
+}
+
+// compareModel does n random operations on a file system and on a model.
+func (kind nameKind) compareModel(t *testing.T, rng *rand.Rand, n int) {
+	size := "128M"
+	if kind.name == "64k" {
+		size = "512M" // as many directories as random names make
+	}
+	file := makeImage(t, size, append([]string{"-N", "12000"}, kind.args...)...)
+	fold := func(s string) string { return s }
+	fs, done := openWrite(t, file)
+	if kind.name == "casefold" {
+		fold = strings.ToLower
+		flags := disk.FlagCasefold
+		o := ours{fs, ext4.Root}
+		if err := o.rmdir("lost+found"); err != nil {
+			t.Fatal(err)
+		}
+		if err := fs.SetAttr(t.Context(), ext4.Root, disk.RootIno, ext4.SetAttr{Flags: &flags}); err == nil || errnoOf(err) != unix.EOPNOTSUPP {
+			t.Fatalf("flags without the extents flag: got %v", err)
+		}
+		flags |= disk.FlagExtents
+		if err := fs.SetAttr(t.Context(), ext4.Root, disk.RootIno, ext4.SetAttr{Flags: &flags}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := newModel(fold)
+	if kind.name != "casefold" {
+		if err := m.mkdir("lost+found", 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range n {
+		randomStep(t, rng, m, ours{fs, ext4.Root})
+		if i%1000 == 999 {
+			done()
+			checkImage(t, file)
+			fs, done = openWrite(t, file)
+		}
+	}
+	done()
+	checkImage(t, file)
+	want, mounts := m.tree(), kind.mounts
+	for _, e := range want {
+		if len(e.Path) > 4000 && mounts { // no call of the kernel takes the path
+			t.Logf("a path of %d bytes: not compared with the kernel's mount", len(e.Path))
+			mounts = false
+		}
+	}
+	for _, line := range fixtures.Diff(want, checkTree(t, file, mounts), "ino", "uid", "gid", "rdev", "size", "blocks", "atime", "mtime", "ctime", "btime",
+		"attributes", "sha256", "xattrs", "extents", "fiemaperr", "data") {
+		t.Error(line)
 	}
 }
 

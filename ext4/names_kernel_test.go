@@ -254,47 +254,56 @@ func TestNamesErrno(t *testing.T) {
 			continue
 		}
 		t.Run(kind.name, func(t *testing.T) {
-			theirs, mine := makeImage(t, "16M", kind.args...), makeImage(t, "16M", kind.args...)
-			unix.Umask(0)
-			var options []string
-			if strings.HasPrefix(kind.name, "inline") {
-				options = []string{"data=writeback"} // the kernel's own bug with data=ordered
-			}
-			root, unmount := fixtures.MountKernelWrite(t, theirs, options...)
-			fs, done := openWrite(t, mine)
-			k, o := kernel{root}, ours{fs, ext4.Root}
-			for _, call := range errnoCalls() {
-				what, want := call(k)
-				_, got := call(o)
-				if errnoOf(got) != errnoOf(want) {
-					t.Errorf("%s: the kernel says %v, we %v", what, want, got)
-				}
-			}
-			compareSetTimes(t, root, fs)
-			rng := rand.New(rand.NewPCG(uint64(len(kind.name)), 5))
-			for range steps(t, 1500) {
-				randomStep(t, rng, k, o)
-			}
-			unmount()
-			done()
-			checkImage(t, mine)
-			trees := [2][]fixtures.Entry{}
-			for i, file := range []string{theirs, mine} {
-				tree, err := fixtures.DumpTree(fixtures.MountKernel(t, file), fixtures.Options{Contents: true, Xattrs: true})
-				if err != nil {
-					t.Fatal(err)
-				}
-				for j := range tree {
-					if tree[j].Mode&unix.S_IFMT == unix.S_IFDIR {
-						tree[j].Size = 0 // how full the blocks are is everybody's own affair
-					}
-				}
-				trees[i] = tree
-			}
-			for _, line := range fixtures.Diff(trees[0], trees[1], timeless...) {
-				t.Error(line)
+			for seed, n := range steps(t, 1500) {
+				rng := rand.New(rand.NewPCG(uint64(len(kind.name)), 5+seed))
+				t.Run(fmt.Sprint(seed), func(t *testing.T) { kind.compareCalls(t, rng, n) })
 			}
 		})
+	}
+}
+
+// compareCalls does calls whose errno matters, and n random operations, with the
+// kernel and with us.
+func (kind nameKind) compareCalls(t *testing.T, rng *rand.Rand, n int) {
+	args := append([]string{"-N", "12000"}, kind.args...)
+	theirs, mine := makeImage(t, "64M", args...), makeImage(t, "64M", args...)
+	unix.Umask(0)
+	var options []string
+	if strings.HasPrefix(kind.name, "inline") {
+		options = []string{"data=writeback"} // the kernel's own bug with data=ordered
+	}
+	root, unmount := fixtures.MountKernelWrite(t, theirs, options...)
+	fs, done := openWrite(t, mine)
+	k, o := kernel{root}, ours{fs, ext4.Root}
+	for _, call := range errnoCalls() {
+		what, want := call(k)
+		_, got := call(o)
+		if errnoOf(got) != errnoOf(want) {
+			t.Errorf("%s: the kernel says %v, we %v", what, want, got)
+		}
+	}
+	compareSetTimes(t, root, fs)
+	for range n {
+		randomStep(t, rng, k, o)
+	}
+	unmount()
+	done()
+	checkImage(t, mine)
+	trees := [2][]fixtures.Entry{}
+	for i, file := range []string{theirs, mine} {
+		tree, err := fixtures.DumpTree(fixtures.MountKernel(t, file), fixtures.Options{Contents: true, Xattrs: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range tree {
+			if tree[j].Mode&unix.S_IFMT == unix.S_IFDIR {
+				tree[j].Size = 0 // how full the blocks are is everybody's own affair
+			}
+		}
+		trees[i] = tree
+	}
+	for _, line := range fixtures.Diff(trees[0], trees[1], timeless...) {
+		t.Error(line)
 	}
 }
 

@@ -278,7 +278,7 @@ func TestReadersWhileNamesChange(t *testing.T) {
 					}
 				})
 			}
-			n := steps(t, 300)
+			const n = 300
 			for round := 0; (round < 3 || rounds.Load() < 10) && !t.Failed(); round++ {
 				for i := range n {
 					if err := o.create(fmt.Sprintf("d/n%d", i), unix.S_IFREG|0o644); err != nil {
