@@ -25,6 +25,7 @@ var imports = map[string]string{
 	"ext4":               "ext4/blockdev ext4/disk ext4/jbd2",
 	"iomap":              "",                     // the words of the protocol
 	"iomap/ext4map":      "ext4 ext4/disk iomap", // speaks them for the server
+	"iomap/simkernel":    "iomap",                // speaks them for the kernel, and never meets ext4
 	"fusesrv":            "ext4 ext4/blockdev ext4/disk",
 	"fixtures":           "ext4/blockdev ext4/disk",           // never ext4: not built by what it tests
 	"fixtures/tourimage": "ext4/blockdev ext4/disk ext4/mkfs", // never ext4

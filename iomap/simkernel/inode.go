@@ -1,0 +1,318 @@
+package simkernel
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+
+	"e4go/iomap"
+)
+
+// inode is an in-core inode.
+type inode struct {
+	k       *Kernel
+	nodeid  uint64 // immutable
+	attrIno uint64 // immutable: the attr.ino of the reply that made it
+	mode    uint32 // guarded by mu; the type is immutable
+
+	exclusive, onIomap, atomic bool // immutable: the flags of that reply
+
+	rw    sync.RWMutex // i_rwsem
+	inval sync.RWMutex // the invalidate lock: faults take it shared
+
+	mu       sync.Mutex
+	size     int64            // guarded by mu: i_size
+	diskSize int64            // guarded by mu: what the server is believed to have
+	nlookup  uint64           // guarded by mu
+	nlink    uint32           // guarded by mu
+	uid, gid uint32           // guarded by mu
+	blocks   uint64           // guarded by mu
+	rdev     uint32           // guarded by mu
+	atime    Time             // guarded by mu
+	mtime    Time             // guarded by mu
+	ctime    Time             // guarded by mu
+	timeless bool             // guarded by mu: the times are not at the server yet
+	opens    int              // guarded by mu
+	folios   map[int64]*folio // guarded by mu: by their number
+	wbErr    error            // guarded by mu: of write-back, for the next fsync
+	pending  []*ioend         // guarded by mu: submitted, not completed
+	bad      bool             // guarded by mu: a reply was nonsense; everything fails with EIO
+
+	complete sync.Mutex // taken to complete what is pending
+	cache    mapCache
+}
+
+// instantiate returns the in-core inode that e names, which the reply has
+// made one lookup more of. The flags count only if it is new.
+func (k *Kernel) instantiate(e entry) (*inode, error) {
+	const fileType = syscall.S_IFMT
+	if e.nodeid == 0 {
+		return nil, syscall.ENOENT
+	}
+	k.mu.Lock()
+	in := k.inodes[e.nodeid]
+	if in == nil {
+		a := e.attr
+		in = &inode{
+			k: k, nodeid: e.nodeid, attrIno: a.Ino, mode: a.Mode,
+			exclusive: a.Flags&attrExclusive != 0,
+			size:      int64(a.Size), diskSize: int64(a.Size),
+			atime: a.Atime, mtime: a.Mtime, ctime: a.Ctime, folios: map[int64]*folio{},
+		}
+		in.onIomap = in.exclusive && a.Flags&attrIomap != 0 && a.Mode&fileType == syscall.S_IFREG
+		in.atomic = in.onIomap && a.Flags&attrAtomic != 0
+		k.inodes[e.nodeid] = in
+	}
+	k.mu.Unlock()
+	in.mu.Lock()
+	in.nlookup++
+	in.mu.Unlock()
+	if in.mode&fileType == syscall.S_IFREG && !in.onIomap {
+		k.breach(fmt.Errorf("node %d: regular file without EXCLUSIVE|IOMAP (flags %#x)", e.nodeid, e.attr.Flags))
+	}
+	if in.attrIno != e.attr.Ino {
+		k.breach(fmt.Errorf("node %d: attr.ino was %d and is %d now", e.nodeid, in.attrIno, e.attr.Ino))
+	}
+	return in, in.apply(e.attr)
+}
+
+// apply takes attributes from a reply. The size and times of a file on iomap
+// are the kernel's own.
+func (in *inode) apply(a Attr) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	const fileType = syscall.S_IFMT
+	if a.Mode&fileType != in.mode&fileType || int64(a.Size) < 0 {
+		in.bad = true
+		return in.k.breach(fmt.Errorf("node %d: attributes with mode %o and size %d: %w", in.nodeid, a.Mode, int64(a.Size), syscall.EIO))
+	}
+	in.mode, in.nlink, in.uid, in.gid, in.blocks, in.rdev = a.Mode, a.Nlink, a.UID, a.GID, a.Blocks, a.Rdev
+	if in.onIomap {
+		// The server's size is stored, and then the in-core one over it.
+		in.diskSize = in.size
+		return nil
+	}
+	in.size, in.diskSize = int64(a.Size), int64(a.Size)
+	in.atime, in.mtime, in.ctime = a.Atime, a.Mtime, a.Ctime
+	return nil
+}
+
+func (in *inode) isBad() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.bad
+}
+
+func (in *inode) isUnlinked() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.nlink == 0 && in.mode&syscall.S_IFMT != syscall.S_IFDIR
+}
+
+// i_size.
+func (in *inode) isize() int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.size
+}
+
+func (in *inode) setSize(n int64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.size = n
+}
+
+// all returns the inodes in core, by node id.
+func (k *Kernel) all() []*inode {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []*inode
+	for _, in := range k.inodes {
+		out = append(out, in)
+	}
+	slices.SortFunc(out, func(a, b *inode) int { return int(int64(a.nodeid) - int64(b.nodeid)) })
+	return out
+}
+
+// stamp is file_update_time: mtime and ctime, kept by the kernel.
+func (in *inode) stamp(mtime bool) {
+	if !in.onIomap {
+		return
+	}
+	now := in.k.now()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.ctime, in.timeless = now, true
+	if mtime {
+		in.mtime = now
+	}
+}
+
+// flushTimes sends the times to the server, if they are not there.
+func (in *inode) flushTimes() error {
+	in.mu.Lock()
+	dirty := in.timeless
+	in.timeless = false
+	s := setattr{valid: fattrAtime | fattrMtime | fattrCtime, atime: in.atime, mtime: in.mtime, ctime: in.ctime}
+	in.mu.Unlock()
+	if !dirty {
+		return nil
+	}
+	_, err := in.k.call(opSetattr, in.nodeid, Cred{}, s.encode()) // the attributes of the reply are ignored
+	if err != nil {
+		in.mu.Lock()
+		in.timeless = true
+		in.mu.Unlock()
+	}
+	return err
+}
+
+// setattr is struct fuse_setattr_in.
+type setattr struct {
+	valid               uint32
+	fh                  uint64
+	size                int64
+	atime, mtime, ctime Time
+	mode, uid, gid      uint32
+}
+
+func (s setattr) encode() []byte {
+	w := msg().u32(s.valid).u32(0).u64(s.fh).u64(uint64(s.size)).u64(0)
+	w.u64(uint64(s.atime.Sec)).u64(uint64(s.mtime.Sec)).u64(uint64(s.ctime.Sec))
+	w.u32(s.atime.Nsec).u32(s.mtime.Nsec).u32(s.ctime.Nsec)
+	return w.u32(s.mode).u32(0).u32(s.uid).u32(s.gid).u32(0).b
+}
+
+// sync writes the inode's data and times back, and waits.
+func (in *inode) sync() error {
+	if !in.onIomap {
+		return nil
+	}
+	err := in.writeback(0, in.k.maxBytes)
+	if terr := in.flushTimes(); err == nil {
+		err = terr
+	}
+	return err
+}
+
+// takeError returns what write-back has failed with since it was last asked.
+func (in *inode) takeError() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	err := in.wbErr
+	in.wbErr = nil
+	return err
+}
+
+// Evict drops every inode that nobody has open from the cache: data and times
+// are written back, folios dropped, and the server told to forget.
+func (k *Kernel) Evict() error {
+	var first error
+	for _, in := range k.all() {
+		if err := in.evict(); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// evict drops in, if it is not open. A file without a name takes its dirty
+// data with it.
+func (in *inode) evict() error {
+	in.mu.Lock()
+	busy := in.opens > 0 || in.nodeid == rootID
+	unlinked := in.nlink == 0
+	in.mu.Unlock()
+	if busy {
+		return nil
+	}
+	var err error
+	if !unlinked {
+		err = in.sync()
+	}
+	in.wait()
+	in.k.mu.Lock()
+	delete(in.k.inodes, in.nodeid)
+	in.k.mu.Unlock()
+	in.mu.Lock()
+	n := in.nlookup
+	in.nlookup, in.folios = 0, map[int64]*folio{}
+	in.mu.Unlock()
+	in.k.mu.Lock()
+	in.k.counts["FORGET"]++
+	in.k.mu.Unlock()
+	in.k.dev.send(opForget, in.nodeid, Cred{}, msg().u64(n).b, false)
+	return err
+}
+
+// notify takes a notification, and returns what write(2) does.
+func (k *Kernel) notify(code iomap.NotifyCode, b []byte) error {
+	want := map[iomap.NotifyCode]int{
+		iomap.NotifyDevInval: 24, iomap.NotifyUpsertMappings: 80, iomap.NotifyInvalMappings: 48,
+	}[code]
+	if want == 0 || len(b) != want {
+		return k.breach(fmt.Errorf("notification %s with %d bytes, want %d: %w", code, len(b), want, syscall.EINVAL))
+	}
+	if !k.iomapOn {
+		return syscall.EINVAL
+	}
+	k.mu.Lock()
+	k.counts[code.String()]++
+	k.mu.Unlock()
+	if code == iomap.NotifyDevInval {
+		return k.devInval(le.Uint32(b), le.Uint64(b[8:]), le.Uint64(b[16:]))
+	}
+	k.mu.Lock()
+	in := k.inodes[le.Uint64(b)]
+	k.mu.Unlock()
+	switch {
+	case in == nil:
+		return syscall.ESTALE
+	case in.isBad():
+		return syscall.EIO
+	case le.Uint64(b[8:]) != in.attrIno, k.opt.Version >= iomap.V8 && !in.onIomap:
+		return k.breach(fmt.Errorf("notification %s for node %d names attr.ino %d, want %d, of a file on iomap: %w",
+			code, in.nodeid, le.Uint64(b[8:]), in.attrIno, syscall.EINVAL))
+	}
+	if code == iomap.NotifyInvalMappings {
+		inv := iomap.Inval{
+			Read:  iomap.Range{Offset: le.Uint64(b[16:]), Length: le.Uint64(b[24:])},
+			Write: iomap.Range{Offset: le.Uint64(b[32:]), Length: le.Uint64(b[40:])},
+		}
+		if vs := iomap.ValidateInval(k.opt.Version, inv, k.env(in)); len(vs) > 0 {
+			k.breach(fmt.Errorf("invalidation %+v of node %d: %w", inv, in.nodeid, vs.Err()))
+			return vs.Errno()
+		}
+		in.cache.invalidate(inv)
+		return nil
+	}
+	u := iomap.Upsert{Read: readMapping(b[16:]), Write: readMapping(b[48:])}
+	if vs := iomap.ValidateUpsert(k.opt.Version, u, k.env(in)); len(vs) > 0 {
+		if !errors.Is(vs.Err(), syscall.EINVAL) { // EINVAL is "declined"
+			k.breach(fmt.Errorf("upsert of node %d, read %v, write %v: %w", in.nodeid, u.Read, u.Write, vs.Err()))
+		}
+		return vs.Errno()
+	}
+	in.cache.upsert(u, k.cacheMax)
+	return nil
+}
+
+// devInval drops a range of the device's own page cache, if it has one.
+func (k *Kernel) devInval(id uint32, off, length uint64) error {
+	k.mu.Lock()
+	d, ok := k.devices[id]
+	k.mu.Unlock()
+	size := uint64(0)
+	if ok {
+		size = uint64(d.dev.Size())
+	}
+	if !ok || off >= size || length > size-off {
+		return k.breach(fmt.Errorf("invalidation of bytes %d+%d of device %d, which has %d: %w", off, length, id, size, syscall.EINVAL))
+	}
+	if c, ok := d.dev.(interface{ Invalidate(off, length int64) }); ok {
+		c.Invalidate(int64(off), int64(length))
+	}
+	return nil
+}
