@@ -25,6 +25,7 @@ const (
 	kindOrphan               // *block of the orphan file; only while writing
 	kindLink                 // the block of a symbolic link; is not cached
 	kindQuota                // *block of a quota file; only while writing
+	kindSuper                // the block of a backup of the superblock; is not cached
 )
 
 // isDir reports whether blocks of the kind are parts of directories.

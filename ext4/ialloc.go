@@ -185,16 +185,9 @@ func (h *Handle) newFile(c Caller, parent *Inode, mode disk.Mode) (*Inode, error
 	now := h.rw.time()
 	d.Atime, d.Ctime, d.Mtime, d.Crtime = now, now, now, now
 	d.Version = 1
-	d.Flags = parent.disk.Flags & disk.FlagsInherited
-	switch mode.Type() {
-	case disk.ModeDir:
-	case disk.ModeReg:
-		d.Flags &^= disk.FlagDirsync | disk.FlagTopdir | disk.FlagCasefold | disk.FlagProjInherit
-	default:
-		d.Flags &= disk.FlagNodump | disk.FlagNoatime
-	}
+	d.Flags = parent.disk.Flags & disk.FlagsInherited & flagsOf(mode.Type())
 	if parent.disk.Flags.Has(disk.FlagProjInherit) {
-		d.ProjID = parent.disk.ProjID
+		d.ProjID = parent.project()
 	}
 	if t := mode.Type(); sb.Incompat.Has(disk.IncompatExtents) && (t == disk.ModeReg || t == disk.ModeDir || t == disk.ModeLink) {
 		d.Flags |= disk.FlagExtents

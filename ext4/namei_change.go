@@ -290,7 +290,7 @@ func (h *Handle) mayLink(dir, in *Inode) error {
 // sameProject fails for an inode that may not move into the directory, whose
 // project is another (projid_eq).
 func (dir *Inode) sameProject(in *Inode) error {
-	if dir.disk.Flags.Has(disk.FlagProjInherit) && dir.disk.ProjID != in.disk.ProjID {
+	if dir.disk.Flags.Has(disk.FlagProjInherit) && dir.project() != in.project() {
 		return unix.EXDEV
 	}
 	return nil

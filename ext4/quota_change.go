@@ -46,9 +46,7 @@ func quotaIDs(d *disk.Inode) [disk.QuotaTypes]uint32 {
 // do not, nor do EA inodes, which whoever names them is charged for. e2fsprogs forget the
 // inline links that they make.
 func (in *Inode) hasQuota() bool {
-	sb := &in.fs.sb
-	return (in.ino == disk.RootIno || in.ino >= sb.FirstIno) && in.ino != sb.ProjectQuotaIno && in.ino != sb.OrphanFileIno &&
-		!in.disk.Flags.Has(disk.FlagEAInode) && !(in.Type() == disk.ModeLink && in.HasInlineData())
+	return !in.internal() && !(in.Type() == disk.ModeLink && in.HasInlineData())
 }
 
 // usage is what the inode takes, but for the number of EA inodes that it is charged for.

@@ -20,26 +20,8 @@ type SetAttr struct {
 	Ctime    *disk.Time // nil is now, if anything else changes
 	Crtime   *disk.Time
 	Touch    bool            // Atime and Mtime become now: allowed for append-only files
-	Flags    *disk.FileFlags // as FS_IOC_SETFLAGS takes them
+	Flags    *disk.FileFlags // as FS_IOC_SETFLAGS takes them; those that are not for users to change stay
 	Project  *uint32
-}
-
-// userModifiable are the flags that FS_IOC_SETFLAGS changes
-// (EXT4_FL_USER_MODIFIABLE).
-const userModifiable disk.FileFlags = 0x624bc0ff
-
-// userVisible are those that it takes at all (EXT4_FL_USER_VISIBLE).
-const userVisible disk.FileFlags = 0x725bdfff
-
-// flagsOf are the flags that a file of type t can have (ext4_mask_flags).
-func flagsOf(t disk.Mode) disk.FileFlags {
-	switch t {
-	case disk.ModeDir:
-		return ^disk.FileFlags(0)
-	case disk.ModeReg:
-		return ^(disk.FlagDirsync | disk.FlagTopdir | disk.FlagCasefold | disk.FlagProjInherit)
-	}
-	return disk.FlagNodump | disk.FlagNoatime
 }
 
 // SetAttr changes attributes of inode ino. A change of owner or group takes
@@ -50,14 +32,6 @@ func flagsOf(t disk.Mode) disk.FileFlags {
 // the file or the file system cannot have, and with ENOTDIR or ENOTEMPTY where casefold does not go.
 // With a size it fails as [FS.Truncate] does, before anything else has changed.
 func (fs *FS) SetAttr(ctx context.Context, c Caller, ino disk.Ino, a SetAttr) error {
-	set := func(h *Handle) error {
-		in, err := h.inode(ino)
-		if err != nil {
-			return err
-		}
-		h.limit(c)
-		return h.setAttr(c, in, &a)
-	}
 	err := error(nil)
 	if a.Size != nil {
 		if err = fs.checkAttr(c, ino, &a); err == nil {
@@ -68,12 +42,31 @@ func (fs *FS) SetAttr(ctx context.Context, c Caller, ino disk.Ino, a SetAttr) er
 		}
 	}
 	if err == nil {
-		err = fs.Update(ctx, set)
+		err = fs.changeAttr(ctx, c, ino, func(*Inode) (SetAttr, error) { return a, nil })
 	}
 	if err != nil {
 		return fmt.Errorf("set attributes of inode %d: %w", ino, err)
 	}
 	return nil
+}
+
+// changeAttr changes the attributes that fn says of an inode, in one update.
+func (fs *FS) changeAttr(ctx context.Context, c Caller, ino disk.Ino, fn func(in *Inode) (SetAttr, error)) error {
+	return fs.Update(ctx, func(h *Handle) error {
+		in, err := h.inode(ino)
+		if err != nil {
+			return err
+		}
+		if in.disk.Links == 0 && !h.isOrphan(ino) {
+			return in.stale()
+		}
+		h.limit(c)
+		a, err := fn(in)
+		if err != nil {
+			return err
+		}
+		return h.setAttr(c, in, &a)
+	})
 }
 
 // checkAttr says why attributes of an inode cannot be changed.
@@ -85,12 +78,22 @@ func (fs *FS) checkAttr(c Caller, ino disk.Ino, a *SetAttr) error {
 	return in.mayChange(c, a)
 }
 
+// internal reports whether the inode belongs to the file system itself, or is
+// an EA inode: no user's.
+func (in *Inode) internal() bool {
+	sb := &in.fs.sb
+	return in.ino < sb.FirstIno && in.ino != disk.RootIno || in.ino == sb.ProjectQuotaIno || in.ino == sb.OrphanFileIno ||
+		in.disk.Flags.Has(disk.FlagEAInode)
+}
+
 // mayChange says why attributes of the inode cannot be changed (notify_change,
 // ext4_setattr, ext4_ioctl_setflags).
 func (in *Inode) mayChange(c Caller, a *SetAttr) error {
 	flags := in.disk.Flags
 	attrs := a.Mode != nil || a.UID != nil || a.GID != nil || a.Atime != nil || a.Mtime != nil || a.Ctime != nil || a.Crtime != nil
 	switch {
+	case in.internal():
+		return unix.EPERM
 	case flags.Has(disk.FlagImmutable) && (attrs || a.Touch), flags.Has(disk.FlagAppend) && attrs:
 		return unix.EPERM
 	case a.Mode != nil && in.Type() == disk.ModeLink:
@@ -103,51 +106,6 @@ func (in *Inode) mayChange(c Caller, a *SetAttr) error {
 	}
 	if a.Project != nil {
 		return in.mayProject(*a.Project)
-	}
-	return nil
-}
-
-func (in *Inode) mayFlag(c Caller, flags disk.FileFlags, project *uint32) error {
-	if flags&^userVisible != 0 {
-		return unix.EOPNOTSUPP
-	}
-	flags &= userModifiable
-	old := in.disk.Flags
-	change := (flags ^ old) & userModifiable
-	switch {
-	case flags&^flagsOf(in.Type()) != 0:
-		return unix.EOPNOTSUPP
-	case change&(disk.FlagImmutable|disk.FlagAppend|disk.FlagJournalData) != 0 && !c.Privileged:
-		return unix.EPERM
-	case old&flags&disk.FlagImmutable != 0 && (change != 0 || project != nil && *project != in.disk.ProjID):
-		return unix.EPERM
-	case change&(disk.FlagExtents|disk.FlagEOFBlocks) != 0:
-		return unix.EOPNOTSUPP // ext4_ext_migrate: a map stays as it is here
-	case change&disk.FlagCasefold == 0:
-		return nil
-	case !in.fs.sb.Incompat.Has(disk.IncompatCasefold):
-		return unix.EOPNOTSUPP
-	case in.Type() != disk.ModeDir:
-		return unix.ENOTDIR
-	}
-	empty, err := in.isEmpty()
-	if err == nil && !empty {
-		err = unix.ENOTEMPTY
-	}
-	return err
-}
-
-// mayProject says why the inode cannot belong to a project
-// (ext4_ioctl_setproject).
-func (in *Inode) mayProject(id uint32) error {
-	if !in.fs.sb.ROCompat.Has(disk.ROCompatProject) {
-		if id != 0 {
-			return unix.EOPNOTSUPP
-		}
-		return nil
-	}
-	if int(in.disk.ExtraIsize) < minExtraIsize && id != in.disk.ProjID {
-		return unix.EOVERFLOW
 	}
 	return nil
 }
@@ -182,10 +140,12 @@ func (h *Handle) setAttr(c Caller, in *Inode, a *SetAttr) error {
 	}
 	d.Mode = d.Mode.Type() | mode
 	if a.Flags != nil {
-		d.Flags = d.Flags&^userModifiable | *a.Flags&userModifiable
+		in.setFlags(*a.Flags)
 	}
-	if a.Project != nil && h.fs.sb.ROCompat.Has(disk.ROCompatProject) {
-		d.ProjID = *a.Project
+	if a.Project != nil {
+		if err := h.setProject(in, *a.Project); err != nil {
+			return err
+		}
 	}
 	in.touch(false)
 	if a.Touch {

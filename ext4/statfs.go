@@ -57,7 +57,8 @@ func (fs *FS) Statfs() (Statfs, error) {
 	}
 	reserved := sb.ReservedBlocks + splitReserve(sb)<<cb
 	st.Avail = st.Free - min(st.Free, reserved)
-	id := binary.LittleEndian.Uint64(sb.UUID[0:8]) ^ binary.LittleEndian.Uint64(sb.UUID[8:16])
+	uuid := fs.UUID()
+	id := binary.LittleEndian.Uint64(uuid[0:8]) ^ binary.LittleEndian.Uint64(uuid[8:16])
 	st.FSID = [2]uint32{uint32(id), uint32(id >> 32)}
 	return st, nil
 }

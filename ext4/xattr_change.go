@@ -95,9 +95,7 @@ func (h *Handle) mayChangeXattr(c Caller, in *Inode, index disk.XattrIndex) erro
 	switch {
 	case in.disk.Links == 0 && !h.isOrphan(in.ino):
 		return in.stale()
-	case in.ino < h.fs.sb.FirstIno && in.ino != disk.RootIno, in.disk.Flags.Has(disk.FlagEAInode):
-		return unix.EPERM
-	case in.disk.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0:
+	case in.internal(), in.disk.Flags&(disk.FlagImmutable|disk.FlagAppend) != 0:
 		return unix.EPERM
 	case index == disk.XattrTrusted && !c.Privileged:
 		return unix.EPERM

@@ -3,9 +3,6 @@ package fusesrv
 import (
 	"encoding/binary"
 
-	"e4go/ext4"
-	"e4go/ext4/disk"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -24,22 +21,6 @@ const (
 	iocGetFSLabel   = 0x81009431           // FS_IOC_GETFSLABEL: char[256]
 )
 
-// xflags has the FS_XFLAG_* bit (linux/fs.h) of each inode flag, as
-// fileattr_fill_flags pairs them.
-var xflags = []struct {
-	flag disk.FileFlags
-	x    uint32
-}{
-	{disk.FlagSync, 0x20},
-	{disk.FlagImmutable, 0x8},
-	{disk.FlagAppend, 0x10},
-	{disk.FlagNodump, 0x80},
-	{disk.FlagNoatime, 0x40},
-	{disk.FlagDAX, 0x8000},
-	{disk.FlagProjInherit, 0x200},
-	{disk.FlagVerity, 0x20000},
-}
-
 // Ioctl answers what asks about an inode. Everything else is ENOTTY.
 func (r *rawFS) Ioctl(_ <-chan struct{}, i *fuse.IoctlIn, _ []byte, out *fuse.IoctlOut, buf []byte) fuse.Status {
 	clear(buf) // go-fuse has used it before
@@ -51,22 +32,16 @@ func (r *rawFS) Ioctl(_ <-chan struct{}, i *fuse.IoctlIn, _ []byte, out *fuse.Io
 	var value []byte
 	switch i.Cmd {
 	case iocGetFlags:
-		value = binary.NativeEndian.AppendUint32(nil, uint32(visibleFlags(in)))
+		value = binary.NativeEndian.AppendUint32(nil, uint32(in.FlagsShown()))
 	case iocGetVersion32:
 		value = binary.NativeEndian.AppendUint32(nil, st.Generation)
 	case iocFSGetXattr:
-		var x uint32
-		flags := visibleFlags(in)
-		for _, f := range xflags {
-			if flags.Has(f.flag) {
-				x |= f.x
-			}
-		}
-		value = binary.NativeEndian.AppendUint32(nil, x)            // fsx_xflags
-		value = append(value, make([]byte, 8)...)                   // fsx_extsize, fsx_nextents
-		value = binary.NativeEndian.AppendUint32(value, st.Project) // fsx_projid
+		x := in.FSXattr()
+		value = binary.NativeEndian.AppendUint32(nil, uint32(x.Flags)) // fsx_xflags
+		value = append(value, make([]byte, 8)...)                      // fsx_extsize, fsx_nextents
+		value = binary.NativeEndian.AppendUint32(value, x.Project)     // fsx_projid
 	case iocGetFSLabel:
-		value = []byte(r.fs.Super().Label)
+		value = []byte(r.fs.Label())
 	default:
 		return fuse.Status(unix.ENOTTY)
 	}
@@ -75,14 +50,4 @@ func (r *rawFS) Ioctl(_ <-chan struct{}, i *fuse.IoctlIn, _ []byte, out *fuse.Io
 	}
 	copy(buf, value)
 	return fuse.OK
-}
-
-// visibleFlags is what FS_IOC_GETFLAGS shows (ext4_fileattr_get): for files
-// not that projects are inherited.
-func visibleFlags(in *ext4.Inode) disk.FileFlags {
-	flags := in.Disk().Flags.Visible()
-	if in.Type() == disk.ModeReg {
-		flags &^= disk.FlagProjInherit
-	}
-	return flags
 }
