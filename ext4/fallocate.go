@@ -40,7 +40,7 @@ func (fs *FS) Fallocate(ctx context.Context, c Caller, ino disk.Ino, mode Falloc
 	mu := fs.rw.inodeLock(ino)
 	mu.Lock()
 	defer mu.Unlock()
-	in, err := fs.Inode(ino)
+	in, err := fs.inUse(ino)
 	if err != nil {
 		return err
 	}

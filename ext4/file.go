@@ -85,7 +85,7 @@ func (fs *FS) WriteAt(ctx context.Context, c Caller, ino disk.Ino, p []byte, off
 	} else if inline {
 		return len(p), nil
 	}
-	done, part := 0, writePart
+	done, part := 0, in.partSize()
 	for done < len(p) {
 		part = min(part, len(p)-done)
 		n, err := fs.writePart(ctx, c, ino, p[done:done+part], off+int64(done))
@@ -109,7 +109,7 @@ func (fs *FS) writableFile(ino disk.Ino) (*Inode, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write inode %d: %w", ino, err)
 	}
-	in, err := fs.Inode(ino)
+	in, err := fs.inUse(ino)
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +127,18 @@ func (fs *FS) writableFile(ino disk.Ino) (*Inode, error) {
 		return nil, fmt.Errorf("write inode %d: %w", ino, err)
 	}
 	return in, nil
+}
+
+// inUse returns inode ino, if it is not deleted. The caller holds the inode's
+// lock, without which it may be deleted the next moment.
+func (fs *FS) inUse(ino disk.Ino) (*Inode, error) {
+	fs.rw.mu.Lock()
+	defer fs.rw.mu.Unlock()
+	in, err := fs.Inode(ino)
+	if err == nil && in.disk.Links == 0 && !fs.rw.isOrphanLocked(ino) {
+		return nil, in.stale()
+	}
+	return in, err
 }
 
 func (fs *FS) writeDevice(p []byte, at int64) error {
@@ -147,12 +159,12 @@ func (h *Handle) needLargeFile(in *Inode) {
 }
 
 // clearPrivileges drops what a write by another than a privileged caller takes
-// away: set-user-ID, set-group-ID where it is one, and capabilities
-// (file_remove_privs).
+// away: set-user-ID; set-group-ID where it is one, or the caller is not of the group;
+// and, whoever writes, capabilities (file_remove_privs, setattr_should_drop_suidgid).
 func (h *Handle) clearPrivileges(c Caller, in *Inode) error {
 	if !c.Privileged {
 		in.disk.Mode &^= unix.S_ISUID
-		if in.disk.Mode&unix.S_IXGRP != 0 {
+		if in.disk.Mode&unix.S_IXGRP != 0 || !c.mayActFor(in.disk.GID) {
 			in.disk.Mode &^= unix.S_ISGID
 		}
 	}

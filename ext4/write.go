@@ -3,6 +3,7 @@ package ext4
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"e4go/ext4/disk"
 
@@ -80,7 +81,8 @@ func (fs *FS) writePart(ctx context.Context, c Caller, ino disk.Ino, p []byte, o
 	if errors.Is(uerr, unix.ENOSPC) {
 		// No block is left for the tree to grow: what was unwritten becomes
 		// written in whole extents, which takes none (ext4_split_extent's zeroout).
-		if changes, uerr = fs.zeroOut(in, changes); uerr == nil {
+		eof := (max(uint64(off)+uint64(n), uint64(in.Size())) + 1<<fs.sb.BlockBits() - 1) >> fs.sb.BlockBits()
+		if changes, uerr = fs.zeroOut(in, changes, eof); uerr == nil {
 			uerr = fs.Update(ctx, publish)
 		}
 	}
@@ -89,6 +91,16 @@ func (fs *FS) writePart(ctx context.Context, c Caller, ino disk.Ino, p []byte, o
 	}
 	mapped = true
 	return n, err
+}
+
+// partSize is how many bytes of the file one update maps at most: in one
+// without extents, each block of numbers is a block of the update.
+func (in *Inode) partSize() int {
+	if in.disk.Flags.Has(disk.FlagExtents) {
+		return writePart
+	}
+	bits := in.fs.sb.BlockBits()
+	return min(writePart, max(in.fs.rw.maxChanges()/2, 1)<<(bits-2+bits))
 }
 
 // maxChanges is how many changes of a file's map one update can have: each may
@@ -110,50 +122,67 @@ func (h *Handle) apply(in *Inode, ch change) error {
 }
 
 // zeroOut returns the changes with those of unwritten blocks widened to whole
-// extents, the rest of which it has filled with zeros.
-func (fs *FS) zeroOut(in *Inode, changes []change) ([]change, error) {
-	bits := fs.sb.BlockBits()
-	zeros := make([]byte, 1<<20)
-	fill := func(at, end uint64) error {
-		for at, end := int64(at)<<bits, int64(end)<<bits; at < end; {
-			n := min(end-at, int64(len(zeros)))
-			if err := fs.writeDevice(zeros[:n], at); err != nil {
-				return err
-			}
-			at += n
-		}
-		return nil
-	}
-	out := append([]change(nil), changes...)
-	done := disk.LBlock(0) // blocks before this are filled
+// extents, the rest of which it has filled with zeros. Nothing behind block eof, where
+// the file ends, becomes written: e2fsck takes the size for wrong then.
+func (fs *FS) zeroOut(in *Inode, changes []change, eof uint64) ([]change, error) {
+	var out []change
+	done := uint64(0) // blocks before this are filled
 	for i, ch := range changes {
 		if ch.new {
+			out = append(out, ch)
 			continue
 		}
-		path, _, err := in.extentPath(ch.at)
-		if err != nil {
-			return changes, err
+		end, next := uint64(ch.at)+ch.run.n, uint64(maxLogical)
+		if i+1 < len(changes) {
+			next = uint64(changes[i+1].at)
 		}
-		for _, e := range extentsOf(path[len(path)-1].entries) {
-			if !e.Unwritten || e.Block > ch.at || uint64(ch.at)-uint64(e.Block) >= uint64(e.Len) {
-				continue
-			}
-			// The extent goes on to where the next of the changes in it begins.
-			end := uint64(e.Block) + uint64(e.Len)
-			if i+1 < len(changes) {
-				end = min(end, uint64(changes[i+1].at))
-			}
-			first := max(e.Block, done)
-			phys := uint64(e.Start) + uint64(first) - uint64(e.Block)
-			filled := phys + uint64(ch.at) - uint64(first)
-			if err := errors.Join(fill(phys, filled), fill(filled+ch.run.n, phys+end-uint64(first))); err != nil {
+		for at := uint64(ch.at); at < end; {
+			e, err := in.unwrittenAt(disk.LBlock(at))
+			if err != nil {
 				return changes, err
 			}
-			out[i] = change{at: first, run: run{disk.PBlock(phys), end - uint64(first)}}
-			done = disk.LBlock(end)
+			// It goes on to where the next of the changes in it begins.
+			start, stop := uint64(e.Block), uint64(e.Block)+uint64(e.Len)
+			first, last := max(start, done), min(stop, next, max(eof, end))
+			filled := min(stop, end) // from at on
+			phys := uint64(e.Start) - start
+			if err := errors.Join(fs.zeroBlocks(phys+first, at-first), fs.zeroBlocks(phys+filled, last-filled)); err != nil {
+				return changes, err
+			}
+			out = append(out, change{at: disk.LBlock(first), run: run{disk.PBlock(phys + first), last - first}})
+			done, at = last, filled
 		}
 	}
 	return out, nil
+}
+
+// unwrittenAt is the extent of unwritten blocks that has block b.
+func (in *Inode) unwrittenAt(b disk.LBlock) (disk.Extent, error) {
+	path, _, err := in.extentPath(b)
+	if err != nil {
+		return disk.Extent{}, err
+	}
+	for _, e := range extentsOf(path[len(path)-1].entries) {
+		if e.Unwritten && e.Block <= b && uint64(b) < uint64(e.Block)+uint64(e.Len) {
+			return e, nil
+		}
+	}
+	return disk.Extent{}, &disk.CorruptError{Struct: "extent tree of inode", Num: uint64(in.ino), Block: in.block, Off: in.off + disk.IBlockOffset,
+		Field: fmt.Sprintf("block %d", b), Have: "not unwritten any more", Want: "unwritten"}
+}
+
+// zeroBlocks fills n blocks of the device with zeros.
+func (fs *FS) zeroBlocks(first, n uint64) error {
+	bits := fs.sb.BlockBits()
+	zeros := make([]byte, min(n<<bits, 1<<20))
+	for at, end := int64(first)<<bits, int64(first+n)<<bits; at < end; {
+		k := min(end-at, int64(len(zeros)))
+		if err := fs.writeDevice(zeros[:k], at); err != nil {
+			return err
+		}
+		at += k
+	}
+	return nil
 }
 
 // writeRun writes the start of p to the run of blocks at byte off, and
