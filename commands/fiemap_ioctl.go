@@ -124,9 +124,13 @@ func fiemapError(path string, st *unix.Stat_t, asked, left uint32, errno unix.Er
 		if merr != nil {
 			return &kernelError{err, "the driver of its file system has no FIEMAP"}
 		}
-		if m.fsType == fuseType {
+		if m.isOurs() {
+			image, err2 := m.device()
+			if err2 != nil {
+				image = m.source
+			}
 			return &kernelError{fmt.Errorf("%w: on a FUSE mount without fuse-iomap nobody is asked for FIEMAP", err),
-				"e4go fiemap -i " + m.source + " " + fmt.Sprint(st.Ino) + " computes the answer from the image"}
+				"e4go fiemap -i " + image + " " + fmt.Sprint(st.Ino) + " computes the answer from the image"}
 		}
 		return &kernelError{fmt.Errorf("%w: the driver of %s has no FIEMAP", err, m.fsType),
 			"for an ext4 image, e4go fiemap -i IMAGE FILE computes the answer"}

@@ -1,8 +1,10 @@
 package commands
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
@@ -15,14 +17,20 @@ import (
 // An image is an open file system and where it came from.
 type image struct {
 	fs      *ext4.FS
+	dev     blockdev.Device // what fs was opened on
 	path    string
 	closers []func() error
 }
 
-func (im *image) close() {
-	for i := len(im.closers) - 1; i >= 0; i-- {
-		im.closers[i]() // nothing was written
+// close closes the file system and its devices, once. Only where something was
+// written can it fail.
+func (im *image) close() error {
+	var errs []error
+	for _, c := range slices.Backward(im.closers) {
+		errs = append(errs, c())
 	}
+	im.closers = nil
+	return errors.Join(errs...)
 }
 
 // images opens the file systems that the arguments of one run are about: the one of
@@ -73,10 +81,12 @@ func newImages(c *cli.Context) (*images, error) {
 }
 
 // close closes all that was opened.
-func (s *images) close() {
+func (s *images) close() error {
+	var errs []error
 	for _, im := range s.open {
-		im.close()
+		errs = append(errs, im.close())
 	}
+	return errors.Join(errs...)
 }
 
 // device opens the device at path, cut to the file system in it.
@@ -107,6 +117,7 @@ func (s *images) image(path string, live bool) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
+	im.dev = dev
 	im.closers = append(im.closers, dev.Close)
 	opts := s.opts.ext4
 	opts.NoRecovery = opts.NoRecovery || live

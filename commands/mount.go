@@ -38,8 +38,8 @@ var mountCommand = &cli.Command{
 	Usage:     "mount a file system",
 	ArgsUsage: "IMAGE DIR",
 	Description: `Mounts the ext2, ext3 or ext4 file system in IMAGE, a file or a block device,
-at the directory DIR, through the kernel's FUSE driver. The type of the mount
-is fuse.e4go. Root needs nothing else; other users need fusermount3.
+at the directory DIR, through the kernel's FUSE driver. Root needs nothing
+else; other users need fusermount3.
 
 Without -o rw the mount is read-only, and not one byte of IMAGE is written: an
 unclean journal is replayed in memory. With it, an unclean journal is replayed
@@ -50,8 +50,16 @@ safely is refused, and says why.
 
 e4go mount returns when the mount answers, and serves it in the background;
 with -f it stays in the foreground until the file system is unmounted, or a
-SIGINT or SIGTERM unmounts it. Unmount with e4go umount DIR, which returns when
-IMAGE is free, or with umount(8) or fusermount3 -u.
+SIGINT or SIGTERM unmounts it.
+
+Root's mount is one of a block device: of IMAGE if it is one, else of a loop
+device that goes when the mount does. Its type is fuseblk.e4go. umount(8) and
+e4go umount DIR return when everything is durable and IMAGE is closed; sync(2)
+and syncfs(2) make everything durable, on Linux 6.18 and later; FIBMAP answers;
+and nothing else can claim the device. Where that is not possible, and for
+ordinary users, the type is fuse.e4go: e4go umount DIR waits until IMAGE is
+free, umount(8) and fusermount3 -u do not, and what sync(2) is to make durable
+is durable after commit=N seconds. fsync(2) does what it says in either case.
 
 The kernel checks permissions, by mode and ACL. It caches what it was told for
 as long as it likes, since nobody else changes the image: IMAGE must not be
@@ -71,7 +79,9 @@ Options (-o, separated by commas):
   cache_size=N              bytes of metadata kept in memory; default 64m
   log=FILE                  append complaints to FILE; default: the system log, with -f standard error
   allow_other               let other users in; always so for root
-  fsname=NAME, subtype=T    the source and type that mount(8) shows
+  fuseblk=0|1|default       mount without a block device, with one or not at all, or with one
+                            where that is possible
+  fsname=NAME, subtype=T    the source, if there is no block device, and the type that mount(8) shows
   suid, dev, noexec, noatime, nosymfollow, context=...
                             as in mount(8); nosuid and nodev are the default
   acl, user_xattr, data=, barrier, delalloc, journal_checksum and the other
@@ -178,7 +188,7 @@ var idle = []string{
 }
 
 // ours are the options that [mountRequest.option] knows.
-var ours = []string{"ro", "rw", "commit", "discard", "nodiscard", "errors", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "log", "allow_other", "fsname", "subtype"}
+var ours = []string{"ro", "rw", "commit", "discard", "nodiscard", "errors", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "log", "allow_other", "fuseblk", "fsname", "subtype"}
 
 func mountOptionNames() []string {
 	return append(append([]string{"suid", "nosuid", "dev", "nodev", "noexec", "noatime", "relatime", "nosymfollow", "context"}, ours...), idle...)
@@ -237,6 +247,14 @@ func (r *mountRequest) option(o string) error {
 		r.log, err = filepath.Abs(value)
 	case "allow_other":
 		r.serve.AllowOther = true
+	case "fuseblk":
+		choice, ok := map[string]fusesrv.BlockChoice{
+			"0": fusesrv.BlockNever, "1": fusesrv.BlockAlways, "default": fusesrv.BlockDefault,
+		}[value]
+		if !ok {
+			return usagef("mount option fuseblk=%s: want 0, 1 or default", value)
+		}
+		r.serve.Block = choice
 	case "fsname":
 		r.serve.FSName = value
 	case "subtype":
@@ -267,7 +285,7 @@ func (r *mountRequest) run(c *cli.Context) error {
 	}
 	defer closeLog()
 	r.serve.Log = logger
-	r.serve.Fd = func() (uintptr, int64, bool) { return descriptor(im.fs) }
+	r.serve.Image, r.serve.Release = im.dev, s.close
 	srv, err := fusesrv.Mount(im.fs, r.dir, r.serve)
 	if err != nil {
 		return &pathError{r.image, err}
@@ -299,23 +317,7 @@ func (r *mountRequest) run(c *cli.Context) error {
 		}
 		<-served
 	}
-	s.close()
-	srv.Close()
 	return exit(exitOK, nil) // also when a signal ended it: that is how one unmounts
-}
-
-// descriptor is the descriptor that fs is read from, unless something in
-// memory stands above it.
-func descriptor(fs *ext4.FS) (fd uintptr, base int64, ok bool) {
-	dev := fs.Device()
-	if w, is := dev.(*blockdev.Window); is {
-		base, dev = w.Offset(), w.Base()
-	}
-	f, ok := dev.(*blockdev.File)
-	if !ok {
-		return 0, 0, false
-	}
-	return f.Fd(), base, true
 }
 
 // logger is where complaints go once the command line has returned.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"e4go/ext4/blockdev"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -18,8 +20,14 @@ type mountPoint struct {
 	source string
 }
 
-// fuseType is the type that our own mounts have.
-const fuseType = "fuse.e4go"
+// The types that our own mounts have: without a block device, and with one.
+const (
+	fuseType    = "fuse.e4go"
+	fuseblkType = "fuseblk.e4go"
+)
+
+// isOurs reports whether e4go serves the mount.
+func (m mountPoint) isOurs() bool { return m.fsType == fuseType || m.fsType == fuseblkType }
 
 // mountOf finds the mount whose files have the device number dev.
 func mountOf(dev uint64) (mountPoint, error) {
@@ -71,6 +79,12 @@ func (m mountPoint) device() (string, error) {
 	switch {
 	case m.fsType == fuseType:
 		return m.source, nil
+	case m.fsType == fuseblkType:
+		// The file, and not the loop device, has what e4go writes: the kernel may keep
+		// older bytes of that.
+		if image, offset, ok := blockdev.LoopFile(m.dev); ok && offset == 0 {
+			return image, nil
+		}
 	case !m.isExt4():
 		return "", &kernelError{
 			err:  fmt.Errorf("%s is mounted as %s, want ext2, ext3, ext4 or %s", m.dir, m.fsType, fuseType),

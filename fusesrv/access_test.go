@@ -130,7 +130,7 @@ func TestPermissions(t *testing.T) {
 }
 
 func TestErrnos(t *testing.T) {
-	m := mountFile(t, tourFile(t), 0, Options{}, ext4.Options{})
+	m := mountFile(t, tourFile(t), 0, Options{Block: BlockNever}, ext4.Options{})
 	p := func(name string) string { return filepath.Join(m.dir, name) }
 	tests := []struct {
 		what string
@@ -166,7 +166,8 @@ func TestErrnos(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", tt.what, err, tt.want)
 		}
 	}
-	// Who makes the mount writable gets no further.
+	// Who makes the mount writable gets no further. With a block device nobody does:
+	// TestBlockReadOnly.
 	check(t, unix.Mount("", m.dir, "", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, ""))
 	for _, tt := range tests {
 		if err := tt.do(); !errors.Is(err, tt.want) {

@@ -91,8 +91,7 @@ func mountNull(b *testing.B, size int) string {
 	b.Helper()
 	fixtures.Need(b, "root", "fuse")
 	dir := b.TempDir()
-	o := Options{FSName: "null", Subtype: "null"}
-	fd, err := mountDirect(dir, &o, Flags{})
+	fd, err := mountFuse(dir, "null", "fuse.null", &Options{}, Flags{}, nil)
 	check(b, err)
 	srv, err := fuse.NewServer(&nullFS{fuse.NewDefaultRawFileSystem(), uint64(size)}, fmt.Sprintf("/dev/fd/%d", fd),
 		&fuse.MountOptions{MaxWrite: maxRead, ExplicitDataCacheControl: true})

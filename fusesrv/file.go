@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"e4go/ext4"
+	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -112,16 +113,16 @@ type image struct {
 	max       int // bytes that one splice can carry; 0: none
 }
 
-func newImage(fs *ext4.FS, fd func() (uintptr, int64, bool)) image {
-	if fd == nil || fs.Writable() { // what lies there when the kernel reads may be another's
+func newImage(fs *ext4.FS, dev blockdev.Device) image {
+	if dev == nil || fs.Device() != dev || fs.Writable() { // what lies there when the kernel reads may be another's
 		return image{}
 	}
-	n, base, ok := fd()
-	if !ok {
+	f, base := split(dev)
+	if f == nil {
 		return image{}
 	}
 	return image{
-		fd: n, base: base, size: base + fs.Device().Size(), blockBits: fs.Super().BlockBits(),
+		fd: f.Fd(), base: base, size: base + fs.Device().Size(), blockBits: fs.Super().BlockBits(),
 		max: maxPipe() - 2*os.Getpagesize(), // a page for the reply's header, one that go-fuse keeps free
 	}
 }

@@ -2,7 +2,7 @@
 // system through the kernel's FUSE driver and answers its requests.
 // It knows the FUSE protocol and mounting; the format it leaves to ext4.
 //
-//	process ── system call ──> kernel ── /dev/fuse ──> go-fuse ──> rawFS ──> ext4.FS
+//	process ── system call ──> kernel ── /dev/fuse ──> loop ─ go-fuse ─> rawFS ──> ext4.FS
 //	                             │ caches: names, attributes, directory
 //	                             │ listings, link targets, ACLs, pages
 //	                             └ decides: permissions, from mode and ACL
@@ -25,8 +25,8 @@
 //
 // # Concurrency
 //
-// go-fuse calls each request's method on a goroutine of its own, many at once.
-// The methods share an ext4.FS, which is safe for that, and five things with a
+// Many requests are answered at once, each by the goroutine that has read it (loop.go).
+// The methods share an ext4.FS, which is safe for that, and six things with a
 // lock each, none of which is held while another is taken, over I/O, or over
 // a call into the kernel:
 //
@@ -35,6 +35,7 @@
 //	nodes.mu        what the kernel knows; held over ext4's Open, which does no I/O but to read an inode
 //	reporter.mu     which complaints have been logged
 //	holder.mu       who waits for the server to let go
+//	loop.mu         how many requests are being answered
 //
 // Rules against deadlock with the kernel: no method opens, stats or reads
 // anything below its own mount point, none sends a notification, and none
@@ -54,6 +55,7 @@ import (
 	"time"
 
 	"e4go/ext4"
+	"e4go/ext4/blockdev"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -90,11 +92,17 @@ type Options struct {
 	Subtype    string   // "" is [Subtype]
 	Extra      []string // mount options: see [ParseFlags]
 
-	// Fd returns the descriptor of the image and the byte in it where the
-	// file system begins, for reads past our memory. ok is false when what the
-	// descriptor holds is not what the file system says, as after a journal
-	// was replayed in memory. nil is the same as never ok.
-	Fd func() (fd uintptr, base int64, ok bool)
+	// Image is the device that the file system was opened on: a *blockdev.File, or a
+	// *blockdev.Window of one. Reads then go past our memory, if nothing in memory
+	// stands above it, and root's mount is one of a block device, if Block
+	// allows it: Image itself, or a loop device.
+	Image blockdev.Device
+	Block BlockChoice
+
+	// Release closes the file system and its device. It is called once, when the
+	// last request has been answered; the umount of a mount of a block device waits for it.
+	// nil leaves that to the caller, behind [Server.Serve].
+	Release func() error
 
 	Log *log.Logger // complaints about the image and our own faults; nil is stderr
 }
@@ -103,15 +111,17 @@ type Options struct {
 type Server struct {
 	dir    string // immutable: the mount point, with no symbolic links
 	direct bool   // immutable: mounted by mount(2), not by fusermount3
-	fuse   *fuse.Server
+	loop   *loop
 	ahead  *ahead
 	hold   *holder
 	done   chan struct{} // closed when Serve ends
+
+	releases bool // immutable: Serve closes the image
 }
 
 // Mount mounts fs at dir, which must be a directory. When it returns, the mount
 // is there and waits for [Server.Serve]. fs and its device must stay open until
-// Serve has returned. Errors name the path or program that was in the way; an
+// [Options].Release is called, or Serve has returned. Errors name the path or program that was in the way; an
 // errno is wrapped.
 func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	flags, err := ParseFlags(o.Extra)
@@ -130,16 +140,19 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return nil, fmt.Errorf("mount point: %w", err)
 	}
-	if m, err := mountAt(dir); err == nil && m.source == o.FSName && m.fstype == "fuse."+o.Subtype {
+	if m, err := mountAt(dir); err == nil && m.image() == o.FSName && m.isType(o.Subtype) {
 		return nil, fmt.Errorf("mount %s on %s: it is mounted there already: %w", o.FSName, dir, unix.EBUSY)
 	}
 	direct := os.Geteuid() == 0
 	var fd int
 	if direct {
 		o.AllowOther = true
-		fd, err = mountDirect(dir, &o, flags)
+		fd, err = mountDirect(dir, &o, flags, o.logger())
 	} else {
 		fd, err = mountHelper(dir, &o, flags)
+	}
+	if errors.Is(err, ErrClaimLost) {
+		err = errors.Join(err, fs.Shutdown(ext4.ShutdownNoLogFlush))
 	}
 	if err != nil {
 		return nil, err
@@ -153,17 +166,21 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 		if direct {
 			setReadAhead(m)
 		}
-		s.hold = newHolder(m.minor)
+		s.hold = newHolder(m)
 	}
 	return s, nil
 }
 
+func (o *Options) logger() *log.Logger {
+	if o.Log != nil {
+		return o.Log
+	}
+	return log.New(os.Stderr, "e4go: ", 0)
+}
+
 // newServer answers the INIT request that waits in fd, and takes over fd.
 func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
-	logger := o.Log
-	if logger == nil {
-		logger = log.New(os.Stderr, "e4go: ", 0)
-	}
+	logger := o.logger()
 	raw := newRawFS(fs, o, logger)
 	extra := uint64(0)
 	if fs.Writable() {
@@ -171,14 +188,13 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 		// them before each.
 		extra = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK
 	}
-	srv, err := fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
-		Debug:                   o.Debug,
-		Logger:                  logger,
-		MaxWrite:                maxRead, // it is the limit of reads too
-		MaxBackground:           maxBackground,
-		MaxInflightRequestBytes: maxInflight,
-		EnableSymlinkCaching:    true,
-		EnableAcl:               true,
+	l, err := newLoop(fd, raw, &fuse.MountOptions{
+		Debug:                o.Debug,
+		Logger:               logger,
+		MaxWrite:             maxRead, // it is the limit of reads too
+		MaxBackground:        maxBackground,
+		EnableSymlinkCaching: true,
+		EnableAcl:            true,
 
 		ExplicitDataCacheControl: true,
 		DisabledCapabilities:     fuse.CAP_PASSTHROUGH, // it would cost overlayfs one of its two levels
@@ -188,20 +204,22 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 			logger.Printf("a request failed by a fault of e4go itself: %v\n%s", v, debug.Stack())
 			return fuse.EIO
 		},
-	})
+	}, raw.learn)
 	if err != nil {
 		return nil, err
 	}
-	return &Server{fuse: srv, ahead: raw.ahead, done: make(chan struct{})}, nil
+	return &Server{loop: l, ahead: raw.ahead, done: make(chan struct{}), releases: o.Release != nil}, nil
 }
 
 // Serve answers requests until the file system has been unmounted, by
-// whomever. It must be called once.
+// whomever, and has released the image. It must be called once.
 func (s *Server) Serve() {
 	defer close(s.done)
 	go s.ahead.run()
-	s.fuse.Serve()
-	s.ahead.stop()
+	s.loop.run()
+	if s.releases {
+		s.Close()
+	}
 }
 
 // Wait returns when Serve has.
@@ -233,8 +251,9 @@ func (s *Server) Dir() string { return s.dir }
 // while the mount is in use.
 func (s *Server) Unmount() error { return unmount(s.dir, s.direct) }
 
-// Close tells those who wait in [Unmount] that the image is free. It belongs
-// behind Serve and the closing of the image; the end of the process does it too.
+// Close tells those who wait in [Unmount] that the image is free. Without
+// [Options].Release it belongs behind Serve and the closing of the image; the end of
+// the process does it too.
 func (s *Server) Close() {
 	if s.hold != nil {
 		s.hold.release()

@@ -21,7 +21,8 @@ type rawFS struct {
 	ahead *ahead
 	nodes *nodes
 	reporter
-	dirs dirStreams
+	dirs    dirStreams
+	release func() error // immutable: closes the image; or nil
 
 	declineOpen    bool // immutable after Init: OPEN is answered with ENOSYS
 	declineOpenDir bool // immutable after Init: and OPENDIR
@@ -31,29 +32,39 @@ func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
 	return &rawFS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		fs:            fs,
-		image:         newImage(fs, o.Fd),
+		image:         newImage(fs, o.Image),
 		ahead:         newAhead(fs),
 		nodes:         newNodes(fs),
 		reporter:      reporter{log: logger},
+		release:       o.Release,
 	}
 }
 
 func (r *rawFS) String() string { return Subtype }
 
-// Init learns what the kernel can do, before the first request but INIT.
-func (r *rawFS) Init(s *fuse.Server) {
-	caps := s.KernelSettings().Flags64()
+// learn takes note of what the kernel can do, before the first request but
+// INIT. store puts data into the kernel's cache of a file.
+func (r *rawFS) learn(in *fuse.InitIn, store func(node uint64, off int64, data []byte) fuse.Status) {
+	caps := in.Flags64()
 	r.declineOpen = caps&fuse.CAP_NO_OPEN_SUPPORT != 0 && !hasEncrypt(r.fs)
 	r.declineOpenDir = caps&fuse.CAP_NO_OPENDIR_SUPPORT != 0
-	if s.KernelSettings().SupportsNotify(fuse.NOTIFY_STORE_CACHE) && !r.fs.Writable() {
-		r.ahead.store = s.InodeNotifyStoreCache
+	if in.SupportsNotify(fuse.NOTIFY_STORE_CACHE) && !r.fs.Writable() {
+		r.ahead.store = store
 	}
 }
 
-// OnUnmount runs when the last request has been answered.
-func (r *rawFS) OnUnmount() {
+// Destroy lets go of the image, when no request is left and none will come.
+// Nobody can be told what goes wrong, but by the log.
+func (r *rawFS) Destroy() {
+	r.ahead.stop()
 	r.dirs.clear()
 	r.nodes.close()
+	if r.release == nil {
+		return
+	}
+	if err := r.release(); err != nil {
+		r.log.Printf("close the image: %v", err)
+	}
 }
 
 // Forget undoes what the kernel was told. Nodes are inode numbers, so there is

@@ -3,6 +3,7 @@ package fusesrv
 import (
 	"errors"
 	"fmt"
+	"log"
 	"os"
 	"os/exec"
 	"strings"
@@ -23,8 +24,25 @@ func (e *HelperError) Error() string { return e.Program + ": " + e.Said }
 var ErrNoHelper = errors.New("fusermount3 is needed to mount as an ordinary user: install fuse3, or mount as root")
 
 // mountDirect mounts by mount(2) and returns the descriptor of the
-// connection.
-func mountDirect(dir string, o *Options, flags Flags) (int, error) {
+// connection. The mount is one of a block device where o allows that and it can be.
+func mountDirect(dir string, o *Options, flags Flags, logger *log.Logger) (int, error) {
+	var blockErr error
+	if o.Image != nil && o.Block != BlockNever {
+		fd, err := mountBlock(dir, o.Image, o, flags)
+		if err == nil || o.Block == BlockAlways || errors.Is(err, ErrClaimLost) {
+			return fd, err
+		}
+		blockErr = err
+	}
+	fd, err := mountFuse(dir, o.FSName, "fuse."+o.Subtype, o, flags, nil)
+	if err == nil && blockErr != nil {
+		logger.Printf("%s is mounted without a block device, so that umount(8) does not wait until the image is free, as e4go umount does: %v", dir, blockErr)
+	}
+	return fd, err
+}
+
+// mountFuse mounts source at dir as a file system of type fstype.
+func mountFuse(dir, source, fstype string, o *Options, flags Flags, options []string) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
 		return -1, fmt.Errorf("mount point %s: %w", dir, err)
@@ -43,14 +61,14 @@ func mountDirect(dir string, o *Options, flags Flags) (int, error) {
 		fmt.Sprintf("group_id=%d", os.Getegid()),
 		fmt.Sprintf("max_read=%d", maxRead),
 		"default_permissions",
-	}, flags.data...)
+	}, options...)
+	data = append(data, flags.data...)
 	if o.AllowOther {
 		data = append(data, "allow_other")
 	}
-	err = unix.Mount(o.FSName, dir, "fuse."+o.Subtype, flags.bits, strings.Join(data, ","))
-	if err != nil {
+	if err := unix.Mount(source, dir, fstype, flags.bits, strings.Join(data, ",")); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("mount %s on %s: %w", o.FSName, dir, err)
+		return -1, fmt.Errorf("mount %s on %s: %w", source, dir, err)
 	}
 	return fd, nil
 }
@@ -138,5 +156,8 @@ func receiveFd(sock int) (int, error) {
 // mount. Who may not, reads ahead less.
 func setReadAhead(m mountInfo) {
 	name := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", m.major, m.minor)
+	if strings.HasPrefix(m.fstype, "fuseblk") {
+		name = fmt.Sprintf("/sys/class/bdi/%d:%d-fuseblk/read_ahead_kb", m.major, m.minor)
+	}
 	_ = os.WriteFile(name, []byte(fmt.Sprint(readAheadKB)), 0)
 }

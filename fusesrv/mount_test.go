@@ -44,7 +44,7 @@ func (s *syncBuffer) String() string {
 }
 
 // openFS opens the file system at offset in the file path until the test ends.
-func openFS(t testing.TB, path string, offset int64, o ext4.Options) (*ext4.FS, blockdev.Device, *blockdev.File) {
+func openFS(t testing.TB, path string, offset int64, o ext4.Options) (*ext4.FS, blockdev.Device) {
 	t.Helper()
 	f, err := blockdev.Open(path, blockdev.Options{Write: o.Write})
 	if err != nil {
@@ -66,17 +66,17 @@ func openFS(t testing.TB, path string, offset int64, o ext4.Options) (*ext4.FS, 
 			t.Error(err)
 		}
 	})
-	return fs, dev, f
+	return fs, dev
 }
 
 // mountFile mounts the file system at offset in the file path until the test ends.
 func mountFile(t testing.TB, path string, offset int64, o Options, eo ext4.Options) *mounted {
 	t.Helper()
 	fixtures.Need(t, "root", "fuse")
-	fs, dev, f := openFS(t, path, offset, eo)
+	fs, dev := openFS(t, path, offset, eo)
 	m := &mounted{fs: fs, dev: dev, log: &syncBuffer{}}
 	o.FSName, o.Log = path, log.New(m.log, "", 0)
-	o.Fd = func() (uintptr, int64, bool) { return f.Fd(), offset, fs.Device() == dev }
+	o.Image = dev
 	// Not t.TempDir: the tests with other users must get there.
 	dir, err := os.MkdirTemp("", "e4go-fusesrv-")
 	if err != nil {

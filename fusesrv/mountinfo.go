@@ -8,6 +8,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"e4go/ext4/blockdev"
 )
 
 // A mountInfo is a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
@@ -18,6 +20,22 @@ type mountInfo struct {
 	fstype       string
 	source       string
 	options      string // of the file system
+}
+
+// isType reports whether m is of our type with this subtype, on a block device or
+// without one.
+func (m mountInfo) isType(subtype string) bool {
+	return m.fstype == "fuse."+subtype || m.fstype == "fuseblk."+subtype
+}
+
+// image is the path of the image: what is behind the loop device, if there is one.
+func (m mountInfo) image() string {
+	if strings.HasPrefix(m.fstype, "fuseblk") {
+		if file, _, ok := blockdev.LoopFile(fmt.Sprintf("%d:%d", m.major, m.minor)); ok {
+			return file
+		}
+	}
+	return m.source
 }
 
 // errNotMounted is returned when no line of mountinfo fits.

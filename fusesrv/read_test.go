@@ -94,8 +94,8 @@ func TestPiece(t *testing.T) {
 		check(t, os.WriteFile(filepath.Join(dir, "hole"), nil, 0o644))
 		check(t, os.Truncate(filepath.Join(dir, "hole"), 4<<20))
 	})
-	fs, _, f := openFS(t, img, 0, ext4.Options{})
-	im := newImage(fs, func() (uintptr, int64, bool) { return f.Fd(), 0, true })
+	fs, dev := openFS(t, img, 0, ext4.Options{})
+	im := newImage(fs, dev)
 	tests := []struct {
 		path    string
 		off     int64

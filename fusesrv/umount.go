@@ -58,7 +58,7 @@ func Unmount(dir string) error {
 			c.Close()
 		}
 	}()
-	if m.fstype != "fuse."+Subtype && len(waits) == 0 {
+	if !m.isType(Subtype) && len(waits) == 0 {
 		return fmt.Errorf("%s: %w", dir, ErrNotOurs)
 	}
 	if err := unmount(m.point, os.Geteuid() == 0); err != nil {
@@ -102,7 +102,9 @@ func fuseMount(dir string) (mountInfo, error) {
 // which is gone is given out again before its server is.
 const maxHolders = 8
 
-func holderName(minor uint32, i int) string { return fmt.Sprintf("@e4go/%d/%d", minor, i) }
+func (m mountInfo) holderName(i int) string {
+	return fmt.Sprintf("@e4go/%d:%d/%d", m.major, m.minor, i)
+}
 
 // A holder is a socket by which others learn when a server has let go of its
 // image: who connects is not answered until then, when the connection ends.
@@ -116,9 +118,9 @@ type holder struct {
 
 // newHolder listens under a name that the device number of the mount gives.
 // Without a free name it returns nil: nobody can wait then, nothing else is lost.
-func newHolder(minor uint32) *holder {
+func newHolder(m mountInfo) *holder {
 	for i := range maxHolders {
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: holderName(minor, i), Net: "unix"})
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: m.holderName(i), Net: "unix"})
 		if err != nil {
 			continue
 		}
@@ -168,7 +170,7 @@ func dialHolders(m mountInfo) []net.Conn {
 	}
 	var out []net.Conn
 	for i := range maxHolders {
-		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: holderName(m.minor, i), Net: "unix"})
+		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: m.holderName(i), Net: "unix"})
 		if err != nil {
 			continue
 		}

@@ -78,7 +78,7 @@ func TestUnmountRefuses(t *testing.T) {
 func TestUnmountTopmost(t *testing.T) {
 	path := tourFile(t)
 	below := mountFile(t, path, 0, Options{}, ext4.Options{})
-	fs, _, _ := openFS(t, path, 0, ext4.Options{})
+	fs, _ := openFS(t, path, 0, ext4.Options{})
 	if s, err := Mount(fs, below.dir, Options{FSName: path}); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("the same image: got %v, %v, want EBUSY", s, err)
 	}
@@ -130,7 +130,7 @@ func TestServeEnds(t *testing.T) {
 // What mount(8) and df(1) show.
 func TestMountInfo(t *testing.T) {
 	path := tourFile(t)
-	m := mountFile(t, path, 0, Options{Extra: []string{"suid", "noexec"}}, ext4.Options{})
+	m := mountFile(t, path, 0, Options{Extra: []string{"suid", "noexec"}, Block: BlockNever}, ext4.Options{})
 	info, err := mountAt(m.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -159,14 +159,13 @@ func TestMountInfo(t *testing.T) {
 // A socket of somebody else under our name is not waited for, and does not
 // keep a server from its own.
 func TestHolderSquatted(t *testing.T) {
-	const minor = 1<<20 + 77
-	h := newHolder(minor)
-	second := newHolder(minor)
+	m := mountInfo{minor: 1<<20 + 77, options: "user_id=4242"} // not us
+	h := newHolder(m)
+	second := newHolder(m)
 	if h == nil || second == nil {
 		t.Fatal("no name is free")
 	}
 	defer second.release()
-	m := mountInfo{minor: minor, options: "user_id=4242"} // not us
 	if conns := dialHolders(m); len(conns) != 0 {
 		t.Errorf("%d sockets of another user are waited for", len(conns))
 	}
@@ -184,7 +183,7 @@ func TestHolderSquatted(t *testing.T) {
 	if _, err := conns[1].Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the other server's connection: %v, want to be held", err)
 	}
-	if c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: holderName(minor, 0), Net: "unix"}); err == nil {
+	if c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: m.holderName(0), Net: "unix"}); err == nil {
 		c.Close()
 		t.Error("a released name still answers")
 	}
@@ -193,7 +192,7 @@ func TestHolderSquatted(t *testing.T) {
 func TestUnmountDeadServer(t *testing.T) {
 	fixtures.Need(t, "root", "fuse")
 	dir := t.TempDir()
-	fd, err := mountDirect(dir, &Options{FSName: "dead", Subtype: Subtype}, Flags{bits: unix.MS_RDONLY})
+	fd, err := mountFuse(dir, "dead", "fuse."+Subtype, &Options{}, Flags{bits: unix.MS_RDONLY}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func serveAsUser(arg string) error {
 	if err != nil {
 		return err
 	}
-	s, err := Mount(fs, dir, Options{FSName: img})
+	s, err := Mount(fs, dir, Options{FSName: img, Image: dev})
 	if err != nil {
 		return err
 	}

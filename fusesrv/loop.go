@@ -1,0 +1,404 @@
+package fusesrv
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// A loop answers the requests of one FUSE connection. It reads them from the
+// descriptor, answers itself what go-fuse's RawFileSystem has no methods for,
+// and hands the rest to go-fuse's ProtocolServer:
+//
+//	/dev/fuse ── read ──> reader ─┬─ READ, BMAP, SYNCFS, DESTROY
+//	                              └─ ProtocolServer ──> RawFileSystem
+//
+// The goroutine that has read a request answers it, and then reads the next.
+// One is always waiting to read, up to maxReaders of them, so that a request
+// that takes long keeps no other waiting.
+type loop struct {
+	fd    int // immutable; run closes it
+	fs    served
+	proto *fuse.ProtocolServer
+	log   *log.Logger
+	fault func(v any) fuse.Status // reports a panic
+	debug bool
+
+	readers atomic.Int32 // goroutines
+	waiting atomic.Int32 // those of them that wait for a request
+	wg      sync.WaitGroup
+	free    sync.Pool // of *buffers
+
+	mu        sync.Mutex
+	quiet     sync.Cond // busy has fallen to the one request that waits for it
+	busy      int       // guarded by mu: requests that are being answered
+	destroyed bool      // guarded by mu: DESTROY was there; nothing else is answered any more
+}
+
+// served is a file system with the requests that RawFileSystem leaves out.
+type served interface {
+	fuse.RawFileSystem
+
+	// Bmap is FIBMAP: the block of the device that has block number block of
+	// the file, both in units of size bytes, or 0.
+	Bmap(node, block uint64, size uint32) (uint64, fuse.Status)
+
+	// SyncFS makes durable all that was done before.
+	SyncFS() fuse.Status
+
+	// Destroy lets go of the image. It is called once, when no request is
+	// being answered and none will be; where the kernel's umount waits for the
+	// file system, it waits for this.
+	Destroy()
+}
+
+const (
+	// maxReaders bounds the memory of requests: a reader has a buffer of
+	// bufferSize each way. Of those that have nothing to do maxIdle stay: with
+	// more, a thread that has just slept is woken for each request.
+	maxReaders = maxInflight / (2 * bufferSize)
+	maxIdle    = 2
+
+	inHeaderSize  = 40 // struct fuse_in_header
+	outHeaderSize = 16 // struct fuse_out_header
+	writeInSize   = 40 // struct fuse_write_in
+
+	// bufferSize has room for the largest request or reply: the payload, whole
+	// pages before it for the headers, and what the kernel wants at least.
+	bufferSize = maxRead + 2*pageSize
+	pageSize   = 4096
+)
+
+// Opcodes that are answered here (include/uapi/linux/fuse.h).
+const (
+	opForget      = 2
+	opRead        = 15
+	opInit        = 26
+	opInterrupt   = 36
+	opBmap        = 37
+	opDestroy     = 38
+	opBatchForget = 42
+	opSyncfs      = 50
+
+	notifyStore = 4
+)
+
+// buffers are a reader's: they begin so that the data of a WRITE request and
+// of a READ reply are aligned to pages, for direct I/O.
+type buffers struct {
+	in, out []byte
+	pipe    *pipe // nil until it is needed
+}
+
+func newBuffers() any {
+	return &buffers{
+		in:  alignedBuffer(inHeaderSize + writeInSize),
+		out: alignedBuffer(outHeaderSize),
+	}
+}
+
+// alignedBuffer returns a buffer whose byte number head is at the start of a page.
+func alignedBuffer(head int) []byte {
+	b := make([]byte, bufferSize+pageSize)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))+uintptr(head)) & (pageSize - 1)
+	return b[skip : skip+bufferSize]
+}
+
+// storeFunc puts data into the kernel's cache of a file.
+type storeFunc = func(node uint64, off int64, data []byte) fuse.Status
+
+// newLoop answers the INIT request that waits in fd, and takes over fd, also
+// when it fails. learn is told what the kernel can do before INIT is answered.
+func newLoop(fd int, fs served, o *fuse.MountOptions, learn func(*fuse.InitIn, storeFunc)) (*loop, error) {
+	l := &loop{fd: fd, fs: fs, log: o.Logger, fault: o.PanicHandler, debug: o.Debug}
+	l.proto = fuse.NewProtocolServer(fs, o)
+	l.free.New = newBuffers
+	l.quiet.L = &l.mu
+	b := l.free.Get().(*buffers)
+	defer l.free.Put(b)
+	n, err := l.read(b.in)
+	if err == nil {
+		err = l.init(b, n, learn)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return l, nil
+}
+
+// init answers the first request.
+func (l *loop) init(b *buffers, n int, learn func(*fuse.InitIn, storeFunc)) error {
+	h := header(b.in)
+	if n < inHeaderSize+16 || h.Opcode != opInit {
+		return fmt.Errorf("the kernel begins with opcode %d and %d bytes, want INIT", h.Opcode, n)
+	}
+	var in fuse.InitIn
+	body := b.in[inHeaderSize:n]
+	in.Major, in.Minor, in.MaxReadAhead, in.Flags = le.Uint32(body), le.Uint32(body[4:]), le.Uint32(body[8:]), le.Uint32(body[12:])
+	if len(body) >= 20 && in.Flags&fuse.CAP_INIT_EXT != 0 {
+		in.Flags2 = le.Uint32(body[16:])
+	}
+	learn(&in, l.store)
+	m, status := l.proto.HandleRequest([][]byte{b.in[:n]}, [][]byte{b.out})
+	if status != fuse.OK || m < outHeaderSize {
+		return fmt.Errorf("INIT of protocol %d.%d: %v", in.Major, in.Minor, status)
+	}
+	if _, err := unix.Write(l.fd, b.out[:m]); err != nil {
+		return fmt.Errorf("answer INIT: %w", err)
+	}
+	if errno := le.Uint32(b.out[4:]); errno != 0 {
+		return fmt.Errorf("INIT of protocol %d.%d is refused: %w", in.Major, in.Minor, unix.Errno(-int32(errno)))
+	}
+	return nil
+}
+
+// le is the byte order of the protocol: this machine's.
+var le = binary.NativeEndian
+
+func header(b []byte) fuse.InHeader {
+	return fuse.InHeader{
+		Length: le.Uint32(b), Opcode: le.Uint32(b[4:]), Unique: le.Uint64(b[8:]), NodeId: le.Uint64(b[16:]),
+		Caller:      fuse.Caller{Owner: fuse.Owner{Uid: le.Uint32(b[24:]), Gid: le.Uint32(b[28:])}, Pid: le.Uint32(b[32:])},
+		TotalExtlen: le.Uint16(b[36:]),
+	}
+}
+
+// run answers requests until the connection ends, then lets go of the file
+// system, if no DESTROY has asked for that, and closes the descriptor.
+func (l *loop) run() {
+	l.readers.Store(1)
+	l.wg.Add(1)
+	go l.reader()
+	l.wg.Wait()
+	unix.Close(l.fd)
+	l.mu.Lock()
+	first := !l.destroyed
+	l.destroyed = true
+	l.mu.Unlock()
+	if first {
+		l.fs.Destroy()
+	}
+}
+
+func (l *loop) reader() {
+	defer l.wg.Done()
+	b := l.free.Get().(*buffers)
+	defer l.free.Put(b)
+	for {
+		l.waiting.Add(1)
+		n, err := l.read(b.in)
+		waiting := l.waiting.Add(-1)
+		if err != nil {
+			if !errors.Is(err, unix.ENODEV) && !errors.Is(err, errGone) {
+				l.log.Printf("read a request: %v", err)
+			}
+			l.readers.Add(-1)
+			return
+		}
+		// What wants no answer is over soon, and costs the kernel nothing to ask.
+		op := le.Uint32(b.in[4:])
+		if waiting == 0 && op != opForget && op != opBatchForget {
+			if l.readers.Add(1) <= maxReaders {
+				l.wg.Add(1)
+				go l.reader()
+			} else {
+				l.readers.Add(-1)
+			}
+		}
+		l.answer(b, n)
+		if l.waiting.Load() >= maxIdle {
+			l.readers.Add(-1)
+			return
+		}
+	}
+}
+
+// errGone is the end of a connection that is a socket.
+var errGone = errors.New("the connection has ended")
+
+// read reads a request.
+func (l *loop) read(p []byte) (int, error) {
+	for {
+		n, err := unix.Read(l.fd, p)
+		switch {
+		case err == unix.EINTR || err == unix.EAGAIN || err == unix.ENOENT: // ENOENT: interrupted before it was read
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, errGone
+		case n < inHeaderSize:
+			return 0, fmt.Errorf("a request of %d bytes: %w", n, unix.EIO)
+		default:
+			return n, nil
+		}
+	}
+}
+
+// answer answers the request in the first n bytes of b.in.
+func (l *loop) answer(b *buffers, n int) {
+	op := le.Uint32(b.in[4:])
+	l.mu.Lock()
+	l.busy++
+	gone := l.destroyed
+	if op == opDestroy && !gone {
+		l.destroyed = true
+		for l.busy > 1 {
+			l.quiet.Wait()
+		}
+	}
+	l.mu.Unlock()
+	defer l.done()
+	if m := l.dispatch(b, n, op, gone); m > 0 {
+		l.write(b.out[:m], op)
+	}
+}
+
+func (l *loop) done() {
+	l.mu.Lock()
+	l.busy--
+	if l.busy == 1 {
+		l.quiet.Signal()
+	}
+	l.mu.Unlock()
+}
+
+// dispatch puts the answer to a request into b.out, and returns its size, 0
+// for none.
+func (l *loop) dispatch(b *buffers, n int, op uint32, gone bool) (size int) {
+	unique := le.Uint64(b.in[8:])
+	defer func() {
+		if v := recover(); v != nil {
+			size = answerOf(b.out, unique, l.fault(v), 0)
+		}
+	}()
+	body := b.in[inHeaderSize:n]
+	switch {
+	case op == opForget || op == opBatchForget:
+		if gone {
+			return 0
+		}
+	case gone:
+		return answerOf(b.out, unique, fuse.ENODEV, 0)
+	case op == opDestroy:
+		l.fs.Destroy()
+		return answerOf(b.out, unique, fuse.OK, 0)
+	case op == opSyncfs:
+		return answerOf(b.out, unique, l.fs.SyncFS(), 0)
+	case op == opBmap:
+		if len(body) < 16 {
+			return answerOf(b.out, unique, fuse.EIO, 0)
+		}
+		block, status := l.fs.Bmap(le.Uint64(b.in[16:]), le.Uint64(body), le.Uint32(body[8:]))
+		le.PutUint64(b.out[outHeaderSize:], block)
+		return answerOf(b.out, unique, status, 8)
+	case op == opRead:
+		if len(body) < 40 {
+			return answerOf(b.out, unique, fuse.EIO, 0)
+		}
+		return l.readFile(b, body)
+	case op > opcodeTable:
+		return answerOf(b.out, unique, fuse.ENOSYS, 0)
+	}
+	size, status := l.proto.HandleRequest([][]byte{b.in[:n]}, [][]byte{b.out})
+	if status != fuse.OK {
+		return answerOf(b.out, unique, status, 0)
+	}
+	return size
+}
+
+// opcodeTable is the last opcode that go-fuse may know; it complains of others.
+const opcodeTable = 105
+
+// reply makes an answer of what follows its header in out.
+func answerOf(out []byte, unique uint64, status fuse.Status, size int) int {
+	if status != fuse.OK {
+		size = 0
+	}
+	size += outHeaderSize
+	le.PutUint32(out, uint32(size))
+	le.PutUint32(out[4:], uint32(-int32(status)))
+	le.PutUint64(out[8:], unique)
+	return size
+}
+
+// readFile answers READ, which may go from the image to the kernel by itself.
+func (l *loop) readFile(b *buffers, body []byte) int {
+	in := fuse.ReadIn{
+		InHeader: header(b.in), Fh: le.Uint64(body), Offset: le.Uint64(body[8:]), Size: le.Uint32(body[16:]), ReadFlags: le.Uint32(body[20:]),
+		LockOwner: le.Uint64(body[24:]), Flags: le.Uint32(body[32:]),
+	}
+	if in.Size > maxRead {
+		return answerOf(b.out, in.Unique, fuse.EINVAL, 0)
+	}
+	buf := b.out[outHeaderSize : outHeaderSize+in.Size]
+	res, status := l.fs.Read(nil, &in, buf)
+	if status != fuse.OK {
+		return answerOf(b.out, in.Unique, status, 0)
+	}
+	defer res.Done()
+	if at, ok := res.(seekable); ok && l.splice(b, in.Unique, at) {
+		return 0
+	}
+	data, status := res.Bytes(buf)
+	return answerOf(b.out, in.Unique, status, copy(buf, data))
+}
+
+// seekable is what go-fuse's ReadResultFd is.
+type seekable interface {
+	Seekable() (fd uintptr, off int64, size int)
+}
+
+// splice answers a READ from a descriptor through b's pipe, so that the bytes are copied
+// once, by the kernel. It reports whether it has; if not, nothing was sent.
+func (l *loop) splice(b *buffers, unique uint64, at seekable) bool {
+	fd, off, size := at.Seekable()
+	if b.pipe == nil {
+		b.pipe = newPipe()
+	}
+	total := answerOf(b.out, unique, fuse.OK, size)
+	if !b.pipe.fits(total) {
+		return false
+	}
+	n, err := b.pipe.load(b.out[:outHeaderSize], int(fd), off, size)
+	if err != nil || n != size {
+		b.pipe.close() // with what is in it
+		b.pipe = nil
+		return false
+	}
+	m, err := unix.Splice(b.pipe.r, nil, l.fd, nil, total, 0)
+	if err != nil || int(m) != total {
+		b.pipe.close()
+		b.pipe = nil
+		// An answer that was not taken as a whole was not taken. ENOENT: nobody waits for it.
+		return err == unix.ENOENT || err == unix.ENODEV
+	}
+	return true
+}
+
+// write sends an answer. That nobody waits for it any more is no fault.
+func (l *loop) write(p []byte, op uint32) {
+	_, err := unix.Write(l.fd, p)
+	if err != nil && err != unix.ENOENT && err != unix.ENODEV {
+		l.log.Printf("answer opcode %d: %v", op, err)
+	}
+}
+
+// store puts data into the kernel's cache of a file.
+func (l *loop) store(node uint64, off int64, data []byte) fuse.Status {
+	head := make([]byte, outHeaderSize+24)
+	le.PutUint32(head, uint32(len(head)+len(data)))
+	le.PutUint32(head[4:], notifyStore)
+	le.PutUint64(head[16:], node)
+	le.PutUint64(head[24:], uint64(off))
+	le.PutUint32(head[32:], uint32(len(data)))
+	_, err := unix.Writev(l.fd, [][]byte{head, data})
+	return fuse.ToStatus(err)
+}
