@@ -188,7 +188,7 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 		// them before each.
 		extra = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK
 	}
-	l, err := newLoop(fd, raw, &fuse.MountOptions{
+	l, err := newLoop(device(fd), raw, nil, &fuse.MountOptions{
 		Debug:                o.Debug,
 		Logger:               logger,
 		MaxWrite:             maxRead, // it is the limit of reads too

@@ -4,10 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"e4go/iomap"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -24,8 +28,9 @@ import (
 // One is always waiting to read, up to maxReaders of them, so that a request
 // that takes long keeps no other waiting.
 type loop struct {
-	fd    int // immutable; run closes it
+	conn  conn // immutable; run closes it
 	fs    served
+	iomap iomapServer // immutable after newLoop: nil where the kernel does without
 	proto *fuse.ProtocolServer
 	log   *log.Logger
 	fault func(v any) fuse.Status // reports a panic
@@ -88,6 +93,7 @@ const (
 	opSyncfs      = 50
 
 	notifyStore = 4
+	storeSize   = 24 // struct fuse_notify_store_out
 )
 
 // buffers are a reader's: they begin so that the data of a WRITE request and
@@ -114,10 +120,32 @@ func alignedBuffer(head int) []byte {
 // storeFunc puts data into the kernel's cache of a file.
 type storeFunc = func(node uint64, off int64, data []byte) fuse.Status
 
-// newLoop answers the INIT request that waits in fd, and takes over fd, also
-// when it fails. learn is told what the kernel can do before INIT is answered.
-func newLoop(fd int, fs served, o *fuse.MountOptions, learn func(*fuse.InitIn, storeFunc)) (*loop, error) {
-	l := &loop{fd: fd, fs: fs, log: o.Logger, fault: o.PanicHandler, debug: o.Debug}
+// A conn is a connection to the kernel: each read is a request, each write an answer or a
+// notification. Requests end with ENODEV or io.EOF.
+type conn interface {
+	io.ReadWriteCloser
+}
+
+// A device is a conn that is a descriptor: of /dev/fuse, or of a socket whose other
+// end plays the kernel.
+type device int
+
+func (d device) Read(p []byte) (int, error) {
+	n, err := unix.Read(int(d), p)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	return max(n, 0), err
+}
+
+func (d device) Write(p []byte) (int, error) { return unix.Write(int(d), p) }
+func (d device) Close() error                { return unix.Close(int(d)) }
+
+// newLoop answers the INIT request that waits in c, and takes over c, also when
+// it fails. learn is told what the kernel can do before INIT is answered. With
+// an iomapServer, the kernel must have fuse-iomap, or it is a *[NoIomapError].
+func newLoop(c conn, fs served, mapper iomapServer, o *fuse.MountOptions, learn func(*fuse.InitIn, storeFunc)) (*loop, error) {
+	l := &loop{conn: c, fs: fs, iomap: mapper, log: o.Logger, fault: o.PanicHandler, debug: o.Debug}
 	l.proto = fuse.NewProtocolServer(fs, o)
 	l.free.New = newBuffers
 	l.quiet.L = &l.mu
@@ -128,7 +156,7 @@ func newLoop(fd int, fs served, o *fuse.MountOptions, learn func(*fuse.InitIn, s
 		err = l.init(b, n, learn)
 	}
 	if err != nil {
-		unix.Close(fd)
+		c.Close()
 		return nil, err
 	}
 	return l, nil
@@ -151,7 +179,10 @@ func (l *loop) init(b *buffers, n int, learn func(*fuse.InitIn, storeFunc)) erro
 	if status != fuse.OK || m < outHeaderSize {
 		return fmt.Errorf("INIT of protocol %d.%d: %v", in.Major, in.Minor, status)
 	}
-	if _, err := unix.Write(l.fd, b.out[:m]); err != nil {
+	if l.iomap != nil && !acceptIomap(&in, b.out[:m]) {
+		return &NoIomapError{IomapSupport{Version: IomapV7}}
+	}
+	if _, err := l.conn.Write(b.out[:m]); err != nil {
 		return fmt.Errorf("answer INIT: %w", err)
 	}
 	if errno := le.Uint32(b.out[4:]); errno != 0 {
@@ -178,7 +209,7 @@ func (l *loop) run() {
 	l.wg.Add(1)
 	go l.reader()
 	l.wg.Wait()
-	unix.Close(l.fd)
+	l.conn.Close()
 	l.mu.Lock()
 	first := !l.destroyed
 	l.destroyed = true
@@ -192,12 +223,19 @@ func (l *loop) reader() {
 	defer l.wg.Done()
 	b := l.free.Get().(*buffers)
 	defer l.free.Put(b)
+	if d, ok := l.conn.(device); ok && l.iomap != nil {
+		// For good: the thread ends with the goroutine.
+		runtime.LockOSThread()
+		if err := setNofs(int(d)); err != nil {
+			l.log.Printf("keep the kernel from waiting for its own requests: %v", err)
+		}
+	}
 	for {
 		l.waiting.Add(1)
 		n, err := l.read(b.in)
 		waiting := l.waiting.Add(-1)
 		if err != nil {
-			if !errors.Is(err, unix.ENODEV) && !errors.Is(err, errGone) {
+			if !errors.Is(err, unix.ENODEV) && !errors.Is(err, io.EOF) {
 				l.log.Printf("read a request: %v", err)
 			}
 			l.readers.Add(-1)
@@ -221,19 +259,14 @@ func (l *loop) reader() {
 	}
 }
 
-// errGone is the end of a connection that is a socket.
-var errGone = errors.New("the connection has ended")
-
 // read reads a request.
 func (l *loop) read(p []byte) (int, error) {
 	for {
-		n, err := unix.Read(l.fd, p)
+		n, err := l.conn.Read(p)
 		switch {
 		case err == unix.EINTR || err == unix.EAGAIN || err == unix.ENOENT: // ENOENT: interrupted before it was read
 		case err != nil:
 			return 0, err
-		case n == 0:
-			return 0, errGone
 		case n < inHeaderSize:
 			return 0, fmt.Errorf("a request of %d bytes: %w", n, unix.EIO)
 		default:
@@ -304,6 +337,8 @@ func (l *loop) dispatch(b *buffers, n int, op uint32, gone bool) (size int) {
 			return answerOf(b.out, unique, fuse.EIO, 0)
 		}
 		return l.readFile(b, body)
+	case l.iomap != nil && op >= uint32(iomap.OpcodeFreezeFS) && op <= uint32(iomap.OpcodeEnd):
+		return l.answerIomap(b, iomap.Opcode(op), body)
 	case op > opcodeTable:
 		return answerOf(b.out, unique, fuse.ENOSYS, 0)
 	}
@@ -344,8 +379,10 @@ func (l *loop) readFile(b *buffers, body []byte) int {
 		return answerOf(b.out, in.Unique, status, 0)
 	}
 	defer res.Done()
-	if at, ok := res.(seekable); ok && l.splice(b, in.Unique, at) {
-		return 0
+	if at, ok := res.(seekable); ok {
+		if d, ok := l.conn.(device); ok && l.splice(int(d), b, in.Unique, at) {
+			return 0
+		}
 	}
 	data, status := res.Bytes(buf)
 	return answerOf(b.out, in.Unique, status, copy(buf, data))
@@ -356,9 +393,9 @@ type seekable interface {
 	Seekable() (fd uintptr, off int64, size int)
 }
 
-// splice answers a READ from a descriptor through b's pipe, so that the bytes are copied
-// once, by the kernel. It reports whether it has; if not, nothing was sent.
-func (l *loop) splice(b *buffers, unique uint64, at seekable) bool {
+// splice answers a READ at device dev from a descriptor through b's pipe, so that the bytes
+// are copied once, by the kernel. It reports whether it has; if not, nothing was sent.
+func (l *loop) splice(dev int, b *buffers, unique uint64, at seekable) bool {
 	fd, off, size := at.Seekable()
 	if b.pipe == nil {
 		b.pipe = newPipe()
@@ -373,7 +410,7 @@ func (l *loop) splice(b *buffers, unique uint64, at seekable) bool {
 		b.pipe = nil
 		return false
 	}
-	m, err := unix.Splice(b.pipe.r, nil, l.fd, nil, total, 0)
+	m, err := unix.Splice(b.pipe.r, nil, dev, nil, total, 0)
 	if err != nil || int(m) != total {
 		b.pipe.close()
 		b.pipe = nil
@@ -385,20 +422,21 @@ func (l *loop) splice(b *buffers, unique uint64, at seekable) bool {
 
 // write sends an answer. That nobody waits for it any more is no fault.
 func (l *loop) write(p []byte, op uint32) {
-	_, err := unix.Write(l.fd, p)
+	_, err := l.conn.Write(p)
 	if err != nil && err != unix.ENOENT && err != unix.ENODEV {
 		l.log.Printf("answer opcode %d: %v", op, err)
 	}
 }
 
-// store puts data into the kernel's cache of a file.
+// store puts data, which fits into a buffer, into the kernel's cache of a file.
 func (l *loop) store(node uint64, off int64, data []byte) fuse.Status {
-	head := make([]byte, outHeaderSize+24)
-	le.PutUint32(head, uint32(len(head)+len(data)))
-	le.PutUint32(head[4:], notifyStore)
-	le.PutUint64(head[16:], node)
-	le.PutUint64(head[24:], uint64(off))
-	le.PutUint32(head[32:], uint32(len(data)))
-	_, err := unix.Writev(l.fd, [][]byte{head, data})
-	return fuse.ToStatus(err)
+	b := l.free.Get().(*buffers)
+	defer l.free.Put(b)
+	m := notification(b.out, notifyStore, storeSize+len(data))
+	p := m[outHeaderSize:]
+	le.PutUint64(p, node)
+	le.PutUint64(p[8:], uint64(off))
+	le.PutUint64(p[16:], uint64(len(data))) // with the padding behind it
+	copy(p[storeSize:], data)
+	return l.notify(m)
 }

@@ -58,7 +58,7 @@ func newSlow(t *testing.T) (*kernel, *slowFS) {
 		lookups: make(chan struct{}, 1000), answer: make(chan struct{}), t: t,
 	}
 	logger := log.New(k.log, "", 0)
-	l, err := newLoop(k.theirs, fs, &fuse.MountOptions{
+	l, err := newLoop(device(k.theirs), fs, nil, &fuse.MountOptions{
 		MaxWrite: maxRead, Logger: logger,
 		PanicHandler: func(v any) fuse.Status {
 			logger.Printf("%v\n%s", v, debug.Stack())
@@ -216,7 +216,7 @@ func TestLoopInit(t *testing.T) {
 		}
 		k.send(tt.opcode, 0, body)
 		var said syncBuffer
-		_, err = newLoop(pair[1], &slowFS{nullFS: nullFS{RawFileSystem: fuse.NewDefaultRawFileSystem()}},
+		_, err = newLoop(device(pair[1]), &slowFS{nullFS: nullFS{RawFileSystem: fuse.NewDefaultRawFileSystem()}}, nil,
 			&fuse.MountOptions{Logger: log.New(&said, "", 0)}, func(*fuse.InitIn, storeFunc) {})
 		if err == nil {
 			t.Errorf("%s: accepted", tt.what)
