@@ -129,14 +129,24 @@ func (fs *FS) writeZeros(ctx context.Context, c Caller, in *Inode, off, n int64,
 	return nil
 }
 
-// extend makes a regular file at least size bytes long.
+// extend makes a regular file at least size bytes long, and written now.
 func (fs *FS) extend(ctx context.Context, c Caller, ino disk.Ino, size int64) error {
 	mu := fs.rw.inodeLock(ino)
 	mu.Lock()
 	defer mu.Unlock()
 	in, err := fs.writableFile(ino)
-	if err != nil || size <= in.Size() {
+	if err != nil {
 		return err
 	}
-	return fs.resize(ctx, c, in, size)
+	if size > in.Size() {
+		return fs.resize(ctx, c, in, size)
+	}
+	return fs.Update(ctx, func(h *Handle) error {
+		in, err := h.inode(ino)
+		if err != nil {
+			return err
+		}
+		in.touch(true)
+		return h.clearPrivileges(c, in)
+	})
 }

@@ -275,8 +275,8 @@ func (fs *FS) punchHole(ctx context.Context, c Caller, in *Inode, from, to int64
 	bits := fs.sb.BlockBits()
 	mask := int64(1)<<bits - 1
 	size := in.Size()
-	if from >= size {
-		return nil
+	if from >= size { // no more than the times change
+		return fs.unmap(ctx, c, in.ino, 0, 0)
 	}
 	if to >= size {
 		to = (size + mask) &^ mask

@@ -151,9 +151,8 @@ func (fs *FS) truncateInline(ctx context.Context, c Caller, in *Inode, size int6
 		if err := h.setInline(in, data); err != nil {
 			return err
 		}
-		changed := in.Size() != size
 		in.disk.Size = uint64(size)
-		in.touch(changed)
+		in.touch(true)
 		return h.clearPrivileges(c, in)
 	})
 	if done || err != nil {

@@ -80,10 +80,9 @@ func (fs *FS) resize(ctx context.Context, c Caller, in *Inode, size int64) error
 		}
 	}
 	set := func(h *Handle, in *Inode) error {
-		changed := in.disk.Size != uint64(size)
 		in.disk.Size = uint64(size)
 		h.needLargeFile(in)
-		in.touch(changed)
+		in.touch(true)
 		return h.clearPrivileges(c, in)
 	}
 	if size > in.Size() { // blocks that lie behind its end already stay

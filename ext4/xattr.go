@@ -183,7 +183,7 @@ func (in *Inode) listxattr() ([]string, error) {
 
 // Getxattr returns the value of xattr name as getxattr(2) does, ACLs in the
 // form of that call. It fails with unix.ENODATA if there is none of that name,
-// and EOPNOTSUPP if the name is in no namespace that the kernel shows.
+// EOPNOTSUPP if the name is in no namespace that the kernel shows, and EINVAL if it is one and nothing more.
 func (in *Inode) Getxattr(name string) (value []byte, err error) {
 	err = in.stable(func(now *Inode) (err error) {
 		value, err = now.getxattr(name)
@@ -194,7 +194,10 @@ func (in *Inode) Getxattr(name string) (value []byte, err error) {
 
 func (in *Inode) getxattr(name string) ([]byte, error) {
 	index, rest, ok := xattrNamespace(name)
-	if !ok {
+	switch {
+	case !ok && index != 0: // the namespace alone
+		return nil, unix.EINVAL
+	case !ok:
 		return nil, unix.EOPNOTSUPP
 	}
 	if !in.hasXattrs() {

@@ -186,7 +186,7 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 	if fs.Writable() {
 		// A write tells whether it has to drop privileges, which saves asking for
 		// them before each.
-		extra = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK
+		extra = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT
 	}
 	l, err := newLoop(device(fd), raw, nil, &fuse.MountOptions{
 		Debug:                o.Debug,

@@ -2,7 +2,12 @@ package fusesrv
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"e4go/ext4"
 	"e4go/ext4/disk"
@@ -23,6 +28,54 @@ var background = context.Background()
 // is nearest to.
 func caller(h *fuse.InHeader) ext4.Caller {
 	return ext4.Caller{UID: h.Uid, GID: h.Gid, Privileged: h.Uid == 0}
+}
+
+// judged is c where the kernel has taken set-group-ID away already if the caller may not
+// have it for the group of inode ino: it knows all of the caller's groups.
+func (r *rawFS) judged(c ext4.Caller, ino disk.Ino) ext4.Caller {
+	if in, err := r.fs.Inode(ino); err == nil { // whoever needs the inode says why there is none
+		c.Groups = []uint32{in.Stat().GID}
+	}
+	return c
+}
+
+// maker is the caller of a request to make a file in the directory that h names.
+func (r *rawFS) maker(h *fuse.InHeader, mode uint32) ext4.Caller {
+	c := caller(h)
+	if mode&unix.S_ISGID != 0 {
+		c = r.judged(c, inoOf(h.NodeId))
+	}
+	return c
+}
+
+// writer is the caller of a request that changes contents. kill is what the kernel says:
+// that he lacks the privilege to leave set-user-ID and set-group-ID as they are. A set-group-ID
+// that has nothing to do with execution goes unless he is in the group.
+func (r *rawFS) writer(h *fuse.InHeader, kill bool) ext4.Caller {
+	c := caller(h)
+	c.Privileged = !kill
+	if kill {
+		if in, err := r.fs.Inode(inoOf(h.NodeId)); err == nil && in.Disk().Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID {
+			c.Groups = groupsOf(h.Pid)
+		}
+	}
+	return c
+}
+
+// groupsOf are the supplementary groups of a process or thread, as far as we can see it.
+func groupsOf(pid uint32) (out []uint32) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil
+	}
+	_, rest, _ := strings.Cut(string(b), "\nGroups:")
+	line, _, _ := strings.Cut(rest, "\n")
+	for f := range strings.FieldsSeq(line) {
+		if gid, err := strconv.ParseUint(f, 10, 32); err == nil {
+			out = append(out, uint32(gid))
+		}
+	}
+	return out
 }
 
 // mode is the mode of a new inode: with POSIX ACLs the file system applies the
@@ -52,8 +105,7 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 	ino := inoOf(i.NodeId)
 	c := caller(&i.InHeader)
 	if size, ok := i.GetSize(); ok {
-		tc := c
-		tc.Privileged = i.Valid&fuse.FATTR_KILL_SUIDGID == 0
+		tc := r.writer(&i.InHeader, i.Valid&fuse.FATTR_KILL_SUIDGID != 0)
 		if err := r.fs.Truncate(background, tc, ino, int64(size)); err != nil {
 			return r.status(err)
 		}
@@ -62,12 +114,21 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 	if mode, ok := i.GetMode(); ok {
 		m := disk.Mode(mode)
 		a.Mode = &m
+		c = r.judged(c, ino)
 	}
 	if uid, ok := i.GetUID(); ok {
 		a.UID = &uid
 	}
 	if gid, ok := i.GetGID(); ok {
 		a.GID = &gid
+	}
+	if c.UID != 0 && (a.UID != nil || a.GID != nil || i.Valid == 0) {
+		c.Groups = groupsOf(i.Pid)
+	}
+	if i.Valid == 0 {
+		if err := r.takePrivileges(c, ino); err != nil {
+			return r.status(err)
+		}
 	}
 	if i.Valid&fuse.FATTR_ATIME != 0 {
 		a.Atime = r.timeOf(i.Valid&fuse.FATTR_ATIME_NOW != 0, i.Atime, i.Atimensec)
@@ -86,6 +147,30 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 	return r.GetAttr(nil, &fuse.GetAttrIn{InHeader: i.InHeader}, out)
 }
 
+// takePrivileges does what a request is for that names no attribute. It is chown(2) to nobody
+// new, or contents are about to be changed: which, and by whom allowed, we are not told.
+func (r *rawFS) takePrivileges(c ext4.Caller, ino disk.Ino) error {
+	in, err := r.fs.Inode(ino)
+	if err != nil {
+		return err
+	}
+	st := in.Stat()
+	mode, inGroup := st.Mode, c.GID == st.GID || slices.Contains(c.Groups, st.GID)
+	switch {
+	case c.UID == 0: // from whose changes of contents only capabilities suffer
+		err := r.fs.Removexattr(background, c, ino, "security.capability")
+		if err != nil && !errors.Is(err, unix.ENODATA) {
+			return err
+		}
+		now := r.fs.Time()
+		return r.fs.SetAttr(background, c, ino, ext4.SetAttr{Ctime: &now})
+	case c.UID != st.UID && in.Type() != disk.ModeDir &&
+		(mode&unix.S_ISUID != 0 || mode&unix.S_ISGID != 0 && (mode&unix.S_IXGRP != 0 || !inGroup)):
+		return nil // the change of contents will take them itself
+	}
+	return r.fs.SetAttr(background, c, ino, ext4.SetAttr{UID: &st.UID})
+}
+
 func (r *rawFS) timeOf(now bool, sec uint64, nsec uint32) *disk.Time {
 	t := disk.Time{Sec: int64(sec), Nsec: nsec}
 	if now {
@@ -98,7 +183,7 @@ func (r *rawFS) timeOf(now bool, sec uint64, nsec uint32) *disk.Time {
 func (r *rawFS) Mknod(_ <-chan struct{}, i *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	major, minor := i.Rdev>>8&0xfff, i.Rdev&0xff|i.Rdev>>12&0xfff00 // new_decode_dev
 	mode, umask := newMode(i.Mode, i.Umask)
-	c := caller(&i.InHeader)
+	c := r.maker(&i.InHeader, i.Mode)
 	c.Umask = umask
 	in, err := r.fs.Mknod(background, c, inoOf(i.NodeId), name, mode, major, minor)
 	return r.entry(in, err, out)
@@ -147,7 +232,7 @@ func (r *rawFS) Rename(_ <-chan struct{}, i *fuse.RenameIn, from, to string) fus
 // Create makes a regular file; that it is open too is nothing to us.
 func (r *rawFS) Create(_ <-chan struct{}, i *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	mode, umask := newMode(i.Mode, i.Umask)
-	c := caller(&i.InHeader)
+	c := r.maker(&i.InHeader, i.Mode)
 	c.Umask = umask
 	in, err := r.fs.Create(background, c, inoOf(i.NodeId), name, unix.S_IFREG|mode&0o7777)
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
@@ -157,7 +242,7 @@ func (r *rawFS) Create(_ <-chan struct{}, i *fuse.CreateIn, name string, out *fu
 // Tmpfile makes a file without a name (O_TMPFILE).
 func (r *rawFS) Tmpfile(_ <-chan struct{}, i *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	mode, umask := newMode(i.Mode, i.Umask)
-	c := caller(&i.InHeader)
+	c := r.maker(&i.InHeader, i.Mode)
 	c.Umask = umask
 	in, err := r.fs.Tmpfile(background, c, inoOf(i.NodeId), unix.S_IFREG|mode&0o7777)
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
@@ -173,8 +258,7 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, i *fuse.CreateIn, out *fuse.CreateOut
 
 // Write writes to a file.
 func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	c := caller(&i.InHeader)
-	c.Privileged = i.WriteFlags&fuse.WRITE_KILL_SUIDGID == 0
+	c := r.writer(&i.InHeader, i.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
 	n, err := r.fs.WriteAt(background, c, inoOf(i.NodeId), data, int64(i.Offset))
 	if n > 0 {
 		return uint32(n), fuse.OK
@@ -203,7 +287,11 @@ func (r *rawFS) Fallocate(_ <-chan struct{}, i *fuse.FallocateIn) fuse.Status {
 
 // SetXAttr sets an attribute.
 func (r *rawFS) SetXAttr(_ <-chan struct{}, i *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
-	return r.status(r.fs.Setxattr(background, caller(&i.InHeader), inoOf(i.NodeId), name, value, int(i.Flags)))
+	c, ino := caller(&i.InHeader), inoOf(i.NodeId)
+	if name == aclAccess && i.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 {
+		c = r.judged(c, ino)
+	}
+	return r.status(r.fs.Setxattr(background, c, ino, name, value, int(i.Flags)))
 }
 
 // RemoveXAttr removes one.
