@@ -41,6 +41,9 @@ func (in *Inode) extentLeaf(b disk.LBlock) (mapLeaf, error) {
 	if l := in.rootLeaf.Load(); l != nil && in.tx == nil {
 		return *l, nil
 	}
+	if l := in.grown.Load(); l != nil && l.first <= b && uint64(b) < l.end && in.tx == nil {
+		return *l, nil
+	}
 	node, leaf, err := in.extentRoot()
 	if err != nil {
 		return mapLeaf{}, err
@@ -152,13 +155,17 @@ func (in *Inode) decodeLeaf(b []byte, at disk.ExtentBounds, n disk.PBlock, off i
 		if err := in.checkBlocks(e.Start, uint64(e.Len), n, off); err != nil {
 			return nil, err
 		}
-		m := Mapping{Logical: e.Block, Len: uint64(e.Len), Physical: e.Start, State: MapWritten}
-		if e.Unwritten {
-			m.State = MapUnwritten
-		}
-		l.add(m)
+		l.addExtent(e)
 	}
 	return l, nil
+}
+
+func (l *mapLeaf) addExtent(e disk.Extent) {
+	m := Mapping{Logical: e.Block, Len: uint64(e.Len), Physical: e.Start, State: MapWritten}
+	if e.Unwritten {
+		m.State = MapUnwritten
+	}
+	l.add(m)
 }
 
 // decodeIndex decodes an index node whose header is legal and judges its entries.

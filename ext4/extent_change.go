@@ -82,6 +82,7 @@ func (fs *FS) nodeEntries() int {
 // above what has to follow: splits what is full, removes what is empty, grows and shrinks
 // the root, and keeps the keys of the parents equal to the first keys below them.
 func (h *Handle) putNode(in *Inode, path []extentStep, level int, entries []extentEntry) error {
+	in.grown.Store(nil)
 	depth := len(path) - 1 - level
 	if level == 0 {
 		return h.putRoot(in, entries, depth)
@@ -324,9 +325,26 @@ func (h *Handle) insertExtents(in *Inode, at disk.LBlock, r run, unwritten bool)
 		if err := h.putNode(in, path, len(path)-1, entriesOf(list)); err != nil {
 			return err
 		}
+		in.keepGrown(path, bounds, list)
 		at, r.first, r.n = at+disk.LBlock(n), r.first+disk.PBlock(n), r.n-n
 	}
 	return nil
+}
+
+// maxGrown is how many extents a leaf can have that an inode keeps.
+const maxGrown = 128
+
+// keepGrown keeps the leaf at the end of path, which has become list, for the
+// next look into it.
+func (in *Inode) keepGrown(path []extentStep, bounds disk.ExtentBounds, list []disk.Extent) {
+	if len(path) == 1 || len(list) > min(maxGrown, in.fs.nodeEntries()) || len(path) == 2 && len(list) <= rootEntries {
+		return // it is the root, or has been split, or has perhaps become the root
+	}
+	l := &mapLeaf{owner: in.ino, first: min(bounds.First, list[0].Block), end: bounds.End, runs: make([]Mapping, 0, 8)}
+	for _, e := range list {
+		l.addExtent(e)
+	}
+	in.grown.Store(l)
 }
 
 // changeExtents calls fn for each part of an extent that lies in [from, end),

@@ -180,6 +180,7 @@ func (h *Handle) replaceTree(in *Inode, t *builtTree) error {
 		in.addBlocks(int64(r.n))
 	}
 	h.placed = append(h.placed, t.nodes...)
+	in.grown.Store(nil)
 	fillNode(in.disk.Block[:], t.root, t.depth, rootEntries)
 	return nil
 }

@@ -36,12 +36,21 @@ type Inode struct {
 	// node above the leaves. Both are small, and once stored never change.
 	rootLeaf  atomic.Pointer[mapLeaf]
 	rootIndex atomic.Pointer[mapIndex]
+	// The leaf below that whoever made this inode has put blocks into, if it is
+	// small: where the file goes on growing.
+	grown atomic.Pointer[mapLeaf]
 
 	hashKnown atomic.Uint32 // hashVersion of a directory plus 1; 0 before somebody asks
 }
 
 // weight counts what of the map hangs on the inode, too.
-func (in *Inode) weight() uint32 { return uint32(len(in.raw)) + 512 }
+func (in *Inode) weight() uint32 {
+	n := uint32(len(in.raw)) + 512
+	if l := in.grown.Load(); l != nil {
+		n += l.weight()
+	}
+	return n
+}
 
 // Inode returns inode number ino, in use or not. It fails with a wrapped
 // ENOENT if the file system has no such number, and with a *disk.CorruptError
