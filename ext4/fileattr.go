@@ -158,8 +158,6 @@ func (in *Inode) mayFlag(c Caller, flags disk.FileFlags, project *uint32) error 
 		return unix.EPERM
 	case !in.mayDAX(flags):
 		return unix.EOPNOTSUPP
-	case change&disk.FlagExtents != 0:
-		return unix.EOPNOTSUPP // ext4_ext_migrate: a map stays as it is here
 	case change&disk.FlagCasefold == 0:
 		return nil
 	case !in.fs.sb.Incompat.Has(disk.IncompatCasefold):
@@ -185,10 +183,11 @@ func (in *Inode) mayDAX(flags disk.FileFlags) bool {
 	return !(flags.Has(disk.FlagDAX) && old&excluded != 0 || old.Has(disk.FlagDAX) && flags&excluded != 0)
 }
 
-// setFlags changes the flags that are for users to change. Without a journal there is
-// nothing that data could go through (ext4_change_inode_journal_flag).
+// setFlags changes the flags that are for users to change, but for the form of the
+// map, which takes more. Without a journal there is nothing that data could go through
+// (ext4_change_inode_journal_flag).
 func (in *Inode) setFlags(flags disk.FileFlags) {
-	change := userModifiable
+	change := userModifiable &^ disk.FlagExtents
 	if !in.fs.sb.Compat.Has(disk.CompatHasJournal) {
 		change &^= disk.FlagJournalData
 	}

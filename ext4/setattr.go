@@ -30,7 +30,9 @@ type SetAttr struct {
 // not asked. It fails with a wrapped EPERM for immutable and append-only files, and for what takes
 // privileges, with EOPNOTSUPP for the mode of a symbolic link and for flags and projects that
 // the file or the file system cannot have, and with ENOTDIR or ENOTEMPTY where casefold does not go.
-// With a size it fails as [FS.Truncate] does, before anything else has changed.
+// With a size it fails as [FS.Truncate] does, before anything else has changed. Setting the extents
+// flag is [FS.Migrate]; clearing it gives back a map of block numbers to a file whose
+// blocks are all among the first 12, in one run, and is EOPNOTSUPP for others.
 func (fs *FS) SetAttr(ctx context.Context, c Caller, ino disk.Ino, a SetAttr) error {
 	err := error(nil)
 	if a.Size != nil {
@@ -42,6 +44,11 @@ func (fs *FS) SetAttr(ctx context.Context, c Caller, ino disk.Ino, a SetAttr) er
 		}
 	}
 	if err == nil {
+		if a.Flags != nil && fs.rw != nil { // they may change the form of its map
+			mu := fs.rw.inodeLock(ino)
+			mu.Lock()
+			defer mu.Unlock()
+		}
 		err = fs.changeAttr(ctx, c, ino, func(*Inode) (SetAttr, error) { return a, nil })
 	}
 	if err != nil {
@@ -141,6 +148,11 @@ func (h *Handle) setAttr(c Caller, in *Inode, a *SetAttr) error {
 	d.Mode = d.Mode.Type() | mode
 	if a.Flags != nil {
 		in.setFlags(*a.Flags)
+		if extents := a.Flags.Has(disk.FlagExtents); extents != d.Flags.Has(disk.FlagExtents) {
+			if err := h.migrate(c, in, extents); err != nil {
+				return err
+			}
+		}
 	}
 	if a.Project != nil {
 		if err := h.setProject(in, *a.Project); err != nil {
