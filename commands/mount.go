@@ -15,6 +15,7 @@ import (
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
 	"e4go/fusesrv"
 
 	"github.com/urfave/cli/v2"
@@ -72,6 +73,9 @@ Options (-o, separated by commas):
   discard                   with rw: tell the device which blocks were freed
   errors=continue|remount-ro|panic
                             with rw: what to do when damage is met; default: as the superblock says
+  usrquota, grpquota, prjquota
+                            with rw: the limits of users, groups, projects count; usage is counted always
+  resuid=N, resgid=N        with rw: who may have the blocks that are kept; default: as the superblock says
   offset=N                  the file system begins N bytes into IMAGE
   sb=N                      use the superblock in block N, in units of 1 KiB
   norecovery, noload        do not replay the journal
@@ -182,13 +186,13 @@ var idle = []string{
 	"acl", "user_xattr", "data", "barrier", "nobarrier", "delalloc", "nodelalloc",
 	"journal_checksum", "nojournal_checksum", "journal_async_commit", "auto_da_alloc", "noauto_da_alloc", "block_validity",
 	"noblock_validity", "dioread_lock", "dioread_nolock", "lazytime", "nolazytime", "init_itable", "noinit_itable", "stripe",
-	"max_batch_time", "min_batch_time", "journal_ioprio", "max_dir_size_kb", "i_version", "nombcache", "resuid", "resgid", "quota", "noquota",
-	"usrquota", "grpquota", "prjquota", "jqfmt", "inode_readahead_blks", "bsddf", "data_err", "mb_optimize_scan", "prefetch_block_bitmaps",
+	"max_batch_time", "min_batch_time", "journal_ioprio", "max_dir_size_kb", "i_version", "nombcache", "jqfmt",
+	"inode_readahead_blks", "bsddf", "data_err", "mb_optimize_scan", "prefetch_block_bitmaps",
 	"defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "loop",
 }
 
 // ours are the options that [mountRequest.option] knows.
-var ours = []string{"ro", "rw", "commit", "discard", "nodiscard", "errors", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "log", "allow_other", "fuseblk", "fsname", "subtype"}
+var ours = []string{"ro", "rw", "commit", "discard", "nodiscard", "errors", "usrquota", "grpquota", "prjquota", "quota", "noquota", "resuid", "resgid", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "log", "allow_other", "fuseblk", "fsname", "subtype"}
 
 func mountOptionNames() []string {
 	return append(append([]string{"suid", "nosuid", "dev", "nodev", "noexec", "noatime", "relatime", "nosymfollow", "context"}, ours...), idle...)
@@ -221,6 +225,22 @@ func (r *mountRequest) option(o string) error {
 			return usagef("mount option errors=%s: want continue, remount-ro or panic", value)
 		}
 		r.open.ext4.Errors = policy
+	case "usrquota", "quota", "grpquota", "prjquota":
+		t := map[string]disk.QuotaType{"grpquota": disk.QuotaGroup, "prjquota": disk.QuotaProject}[name] // else disk.QuotaUser
+		r.open.ext4.QuotaLimits = append(r.open.ext4.QuotaLimits, t)
+	case "resuid", "resgid":
+		id, err := strconv.ParseUint(value, 10, 32)
+		if err != nil {
+			return usagef("mount option %s=%s: want a number, up to 4294967295", name, value)
+		}
+		owner := uint32(id)
+		if name == "resuid" {
+			r.open.ext4.ReservedUID = &owner
+		} else {
+			r.open.ext4.ReservedGID = &owner
+		}
+	case "noquota":
+		r.open.ext4.QuotaLimits = nil
 	case "commit":
 		if n, err = strconv.ParseUint(value, 10, 16); err != nil {
 			return usagef("mount option commit=%s: want a number of seconds, up to 65535", value)

@@ -73,7 +73,7 @@ func (rw *writer) findFree(req allocRequest, want, least uint32) (g *group, firs
 	sb := &rw.fs.sb
 	groups := disk.Group(sb.Groups())
 	if req.low {
-		groups = min(groups, sb.GroupOf(min(lowBlocks, disk.PBlock(sb.Blocks)-1))+1)
+		groups = min(groups, disk.Group(lowBlocks/sb.BlocksPerGroup)) // s_blockfile_groups
 	}
 	home := sb.GroupOf(req.goal) % groups
 	start := uint32(uint64(req.goal)-uint64(sb.FirstBlock(sb.GroupOf(req.goal)))) >> sb.ClusterBits()
@@ -81,7 +81,7 @@ func (rw *writer) findFree(req allocRequest, want, least uint32) (g *group, firs
 	var bestFirst, bestN uint32
 	for i := disk.Group(0); i < groups; i++ {
 		at := (home + i) % groups
-		if longest, ok := rw.longestIn(at); ok && (longest == 0 || longest < least && bestN >= longest) && !(i == 0 && req.merge) {
+		if longest, ok := rw.longestIn(at); ok && (longest == 0 || longest < least && bestN >= longest && !(i == 0 && req.merge)) {
 			continue
 		}
 		d, err := rw.desc(at)
@@ -92,6 +92,10 @@ func (rw *writer) findFree(req allocRequest, want, least uint32) (g *group, firs
 			continue
 		}
 		g, err := rw.load(at)
+		if err != nil && rw.skipDamagedLocked(err) {
+			rw.longest[at] = 0
+			continue
+		}
 		if err != nil {
 			return nil, 0, 0, err
 		}

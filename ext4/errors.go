@@ -55,6 +55,7 @@ func (fs *FS) stopped() error {
 // corruptLocked deals with corruption that an update has met (ext4_error). It
 // reports whether the caller has to call [writer.abort] when it has let go of mu.
 func (rw *writer) corruptLocked(bad *disk.CorruptError) bool {
+	rw.noted = bad
 	e := disk.ErrorRecord{Time: rw.now().Unix(), Block: bad.Block, Func: "e4go", Code: codeCorrupted}
 	if isInode(bad) {
 		e.Ino = disk.Ino(bad.Num)
@@ -65,6 +66,32 @@ func (rw *writer) corruptLocked(bad *disk.CorruptError) bool {
 		return false
 	}
 	rw.failLocked(bad)
+	return true
+}
+
+// noteDamage deals with corruption that a change has met outside of an update,
+// which does so itself.
+func (rw *writer) noteDamage(err error) {
+	var bad *disk.CorruptError
+	if err == nil || !errors.As(err, &bad) {
+		return
+	}
+	rw.mu.Lock()
+	fatal := bad != rw.noted && rw.corruptLocked(bad)
+	rw.mu.Unlock()
+	if fatal {
+		rw.abort(err)
+	}
+}
+
+// skipDamagedLocked reports whether blocks are looked for in other groups when
+// err says that what is known of one is damaged, which it notes.
+func (rw *writer) skipDamagedLocked(err error) bool {
+	var bad *disk.CorruptError
+	if !errors.As(err, &bad) || rw.fs.errorPolicy() != ErrorsContinue {
+		return false
+	}
+	rw.corruptLocked(bad)
 	return true
 }
 

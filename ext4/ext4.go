@@ -88,6 +88,10 @@ type Options struct {
 	// counted always, where the file system has the feature.
 	QuotaLimits []disk.QuotaType
 
+	// ReservedUID and ReservedGID are who may use the blocks that are kept, beside
+	// root. nil is what the superblock says.
+	ReservedUID, ReservedGID *uint32
+
 	// Now is the clock of the times that are written. nil is time.Now.
 	Now func() time.Time
 

@@ -33,10 +33,11 @@ const (
 //
 // A crash leaves a file whose contents moved as it was before or after.
 // Allocating, zeroing and punching holes are done front to back, and may be cut short.
-func (fs *FS) Fallocate(ctx context.Context, c Caller, ino disk.Ino, mode FallocMode, off, n int64) error {
+func (fs *FS) Fallocate(ctx context.Context, c Caller, ino disk.Ino, mode FallocMode, off, n int64) (err error) {
 	if fs.rw == nil {
 		return ErrReadOnly
 	}
+	defer func() { fs.rw.noteDamage(err) }()
 	mu := fs.rw.inodeLock(ino)
 	mu.Lock()
 	defer mu.Unlock()

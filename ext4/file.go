@@ -31,9 +31,15 @@ func (c Caller) mayActFor(gid uint32) bool { return c.Privileged || c.inGroup(gi
 
 // mayUseReserved reports whether the caller may take the blocks that are kept
 // (ext4_has_free_clusters).
-func (c Caller) mayUseReserved(sb *disk.Superblock) bool {
-	gid := sb.ReservedGID()
-	return c.Privileged || c.UID == sb.ReservedUID() || gid != 0 && c.inGroup(gid)
+func (c Caller) mayUseReserved(rw *writer) bool {
+	uid, gid := rw.super.ReservedUID(), rw.super.ReservedGID()
+	if o := &rw.fs.opts; o.ReservedUID != nil {
+		uid = *o.ReservedUID
+	}
+	if o := &rw.fs.opts; o.ReservedGID != nil {
+		gid = *o.ReservedGID
+	}
+	return c.Privileged || c.UID == uid || gid != 0 && c.inGroup(gid)
 }
 
 // now is the time that changes are dated with.
@@ -55,10 +61,11 @@ func (in *Inode) touch(modified bool) {
 // many bytes it wrote. What it wrote is in the file when it returns and, like
 // all of the file, durable with the next [FS.Fsync]. It fails with a wrapped EISDIR or EINVAL for
 // what is no file, EPERM for immutable and append-only ones, ENOKEY, EFBIG, and ENOSPC.
-func (fs *FS) WriteAt(ctx context.Context, c Caller, ino disk.Ino, p []byte, off int64) (int, error) {
+func (fs *FS) WriteAt(ctx context.Context, c Caller, ino disk.Ino, p []byte, off int64) (n int, err error) {
 	if fs.rw == nil {
 		return 0, ErrReadOnly
 	}
+	defer func() { fs.rw.noteDamage(err) }()
 	mu := fs.rw.inodeLock(ino)
 	mu.Lock()
 	defer mu.Unlock()

@@ -137,7 +137,7 @@ func (h *Handle) newInDir(c Caller, dir *Inode, mode disk.Mode) (*Inode, error) 
 func (fs *FS) changeNames(ctx context.Context, c Caller, fn func(h *Handle) (*Inode, error)) error {
 	var sync disk.Ino
 	err := fs.Update(ctx, func(h *Handle) error {
-		h.unprivileged = !c.mayUseReserved(&h.rw.super)
+		h.unprivileged = !c.mayUseReserved(h.rw)
 		dir, err := fn(h)
 		sync = 0
 		if err == nil && dir.disk.Flags&(disk.FlagDirsync|disk.FlagSync) != 0 {
@@ -300,7 +300,7 @@ func (dir *Inode) sameProject(in *Inode) error {
 // open as by [FS.Open]; if the last [FS.Release] comes before [FS.Link] it is deleted.
 func (fs *FS) Tmpfile(ctx context.Context, c Caller, dir disk.Ino, mode disk.Mode) (made *Inode, err error) {
 	err = fs.Update(ctx, func(h *Handle) error {
-		h.unprivileged = !c.mayUseReserved(&h.rw.super)
+		h.unprivileged = !c.mayUseReserved(h.rw)
 		dir, err := h.directory(dir)
 		if err != nil {
 			return err

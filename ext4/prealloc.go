@@ -115,7 +115,7 @@ func (rw *writer) tryReserveFor(c Caller, in *Inode, at disk.LBlock, req allocRe
 		req.want = max(n, min(in.disk.Size, maxPrealloc)>>sb.BlockBits())
 		rw.dropPreallocLocked(o)
 	}
-	req.least, req.kept = min(n, 2048), rw.kept(c.mayUseReserved(&rw.super))
+	req.least, req.kept = min(n, 2048), rw.kept(c.mayUseReserved(rw))
 	if r, err = rw.reserve(req); err != nil {
 		return run{}, rw.spaceComingLocked(), err
 	}

@@ -321,3 +321,93 @@ func TestQuotaFreeLists(t *testing.T) {
 	done()
 	checkImage(t, image)
 }
+
+// A directory whose files inherit a project shows the limits of that, where
+// these are enforced.
+func TestStatfsOfProject(t *testing.T) {
+	image := newImage(t, manyFiles(1), "-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota")
+	ctx := context.Background()
+	for _, enforced := range []bool{false, true} {
+		o := Options{}
+		if enforced {
+			o.QuotaLimits = []disk.QuotaType{disk.QuotaProject}
+		}
+		fs, done := openWrite(t, image, o)
+		const project = 77
+		if !enforced {
+			dir, err := fs.Mkdir(ctx, Root, disk.RootIno, "project", 0o755)
+			if err != nil {
+				t.Fatal(err)
+			}
+			flags, id := dir.FlagsShown()|disk.FlagProjInherit, uint32(project)
+			if err := fs.SetAttr(ctx, Root, dir.Ino(), SetAttr{Flags: &flags, Project: &id}); err != nil {
+				t.Fatal(err)
+			}
+			in, err := fs.Create(ctx, Root, dir.Ino(), "file", disk.ModeReg|0o644)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := fs.WriteAt(ctx, Root, in.Ino(), make([]byte, 100<<10), 0); err != nil {
+				t.Fatal(err)
+			}
+			changeQuotaEntry(t, fs, disk.QuotaProject, project, func(e *disk.QuotaEntry) {
+				e.BlockHardLimit, e.BlockSoftLimit, e.InodeHardLimit = 1<<10, 512, 10 // KiB
+			})
+		}
+		bs := fs.sb.BlockSize()
+		all, err := fs.Statfs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := quotaEntry(t, fs, disk.QuotaProject, project)
+		dir := fs.inoOf(t, "/project")
+		for _, tt := range []struct {
+			name    string
+			ino     disk.Ino
+			limited bool
+		}{{"/project", dir, enforced}, {"/project/file", fs.inoOf(t, "/project/file"), false}, {"/", disk.RootIno, false}} {
+			want := all
+			if tt.limited {
+				want.Blocks = uint64(512 << 10 / bs)
+				want.Free = want.Blocks - used.Space/uint64(bs)
+				want.Avail, want.Files, want.FreeFiles = want.Free, 10, 10-used.Inodes
+			}
+			got, err := fs.StatfsOf(tt.ino)
+			if err != nil || got != want {
+				t.Errorf("%s, enforced %v: %+v, want %+v; %v", tt.name, enforced, got, want, err)
+			}
+		}
+		if enforced {
+			// More than the limit is in use, and no limit at all.
+			changeQuotaEntry(t, fs, disk.QuotaProject, project, func(e *disk.QuotaEntry) {
+				e.BlockHardLimit, e.BlockSoftLimit, e.InodeHardLimit, e.InodeSoftLimit = 8, 0, 0, 0
+			})
+			got, err := fs.StatfsOf(dir)
+			if err != nil || got.Blocks != uint64(8<<10/bs) || got.Free != 0 || got.Avail != 0 || got.Files != all.Files {
+				t.Errorf("over the limit: %+v, %v", got, err)
+			}
+			flags, id := fs.flagsOf(t, "/project"), uint32(99999) // of whom nothing is on record
+			if err := fs.SetAttr(ctx, Root, dir, SetAttr{Flags: &flags, Project: &id}); err != nil {
+				t.Fatal(err)
+			}
+			all, err := fs.Statfs() // the quota file has grown
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := fs.StatfsOf(dir); err != nil || got != all {
+				t.Errorf("a project without limits: %+v, want %+v; %v", got, all, err)
+			}
+		}
+		done()
+	}
+	checkImage(t, image)
+}
+
+func (fs *FS) flagsOf(t *testing.T, path string) disk.FileFlags {
+	t.Helper()
+	in, err := fs.Resolve(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in.FlagsShown()
+}

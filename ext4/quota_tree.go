@@ -159,6 +159,34 @@ func (q *quotaFile) entry(id uint32) ([]byte, error) {
 	return b[at:][:disk.QuotaEntrySize], nil
 }
 
+// quotaOf is the entry of id as it is now; all zeros if there is none.
+func (fs *FS) quotaOf(t disk.QuotaType, id uint32) (disk.QuotaEntry, error) {
+	rw := fs.rw
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	q, err := rw.newHandle().quotaFile(t)
+	if err != nil {
+		return disk.QuotaEntry{}, err
+	}
+	head, err := q.header()
+	n := uint32(disk.QuotaTreeRoot)
+	for depth := 0; err == nil && n != 0 && depth < disk.QuotaTreeDepth; depth++ {
+		n, err = q.follow(head, n, slot(id, depth))
+	}
+	if err != nil || n == 0 {
+		return disk.QuotaEntry{}, err
+	}
+	b, err := q.read(n)
+	if err != nil {
+		return disk.QuotaEntry{}, err
+	}
+	at := disk.QuotaLeafFind(b, id, false)
+	if at < 0 {
+		return disk.QuotaEntry{}, q.bad(n, "entries", "none for "+fmt.Sprint(id), "one, as the tree leads there")
+	}
+	return disk.DecodeQuotaEntry(b[at:][:disk.QuotaEntrySize]), nil
+}
+
 // insert makes an entry for id, to which block n at depth of the tree is to
 // lead, and the blocks between (do_insert_tree).
 func (q *quotaFile) insert(head disk.QuotaHeader, n uint32, depth int, id uint32) ([]byte, error) {

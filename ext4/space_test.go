@@ -3,9 +3,11 @@ package ext4_test
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 
 	"e4go/ext4"
+	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
 
 	"golang.org/x/sys/unix"
@@ -255,5 +257,94 @@ func TestPreallocationOfOthers(t *testing.T) {
 	}
 	release()
 	closeFS()
+	sound(t, image)
+}
+
+// A bitmap whose checksum is wrong is noted, also when blocks are looked for
+// outside of an update; with errors=continue they are taken elsewhere.
+func TestDamagedBitmapWhenWriting(t *testing.T) {
+	ctx := context.Background()
+	for _, policy := range []ext4.ErrorPolicy{ext4.ErrorsContinue, ext4.ErrorsRemountRO} {
+		image := volume{args: "-t ext4 -b 1024 -m 0", size: "48M"}.make(t, "a", "b")
+		fs, closeFS := writable(t, image, ext4.Options{})
+		g, err := fs.Group(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeFS()
+		f, err := os.OpenFile(image, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{0x55}, int64(g.BlockBitmap)<<10+1023); err != nil {
+			t.Fatal(err)
+		}
+		dev, err := blockdev.Open(image, blockdev.Options{Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs, err = ext4.Open(dev, ext4.Options{Write: true, Errors: policy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		files := inos(t, fs, "a", "b")
+		_, err = fs.WriteAt(ctx, ext4.Root, files[0], make([]byte, 1<<20), 0)
+		_, again := fs.WriteAt(ctx, ext4.Root, files[1], make([]byte, 1<<20), 0)
+		cerr := fs.Close()
+		dev.Close()
+		f.Close()
+		if policy == ext4.ErrorsContinue {
+			if err != nil || again != nil || cerr != nil {
+				t.Errorf("errors=continue: %v, %v, %v", err, again, cerr)
+			}
+		} else if !errors.Is(err, disk.ErrCorrupt) || !errors.Is(again, unix.EROFS) {
+			t.Errorf("errors=remount-ro: %v, then %v", err, again)
+		}
+		after, err := blockdev.Open(image, blockdev.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sb, _, err := ext4.ReadSuper(after, ext4.Options{})
+		if err != nil || sb.State&disk.StateError == 0 || sb.ErrorCount != 1 || sb.FirstError.Block != g.BlockBitmap {
+			t.Errorf("policy %v: the superblock has state %#x, %d errors, the first %+v, %v", policy, sb.State, sb.ErrorCount, sb.FirstError, err)
+		}
+		after.Close()
+	}
+}
+
+// Who may have the blocks that are kept is what the options say, or the
+// superblock.
+func TestReservedOwner(t *testing.T) {
+	ctx := context.Background()
+	image := volume{args: "-t ext4 -b 1024 -m 20", size: "16M"}.make(t, "a")
+	seven := uint32(7)
+	for _, tt := range []struct {
+		o    ext4.Options
+		c    ext4.Caller
+		want error
+	}{
+		{ext4.Options{}, ext4.Caller{UID: 7, GID: 7}, unix.ENOSPC},
+		{ext4.Options{}, ext4.Caller{UID: 0, GID: 5}, nil},
+		{ext4.Options{}, ext4.Caller{UID: 5, GID: 0}, unix.ENOSPC}, // group 0 is nobody's
+		{ext4.Options{ReservedUID: &seven}, ext4.Caller{UID: 7}, nil},
+		{ext4.Options{ReservedUID: &seven}, ext4.Caller{UID: 0, GID: 5}, unix.ENOSPC},
+		{ext4.Options{ReservedGID: &seven}, ext4.Caller{UID: 8, Groups: []uint32{7}}, nil},
+		{ext4.Options{ReservedGID: &seven}, ext4.Caller{UID: 8, GID: 8}, unix.ENOSPC},
+	} {
+		fs, closeFS := writable(t, image, tt.o)
+		ino := inos(t, fs, "a")[0]
+		appendAll(t, fs, ext4.Caller{UID: 1000, GID: 1000}, []disk.Ino{ino})
+		in, err := fs.Inode(ino)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fs.WriteAt(ctx, tt.c, ino, make([]byte, 100<<10), in.Size()); !errors.Is(err, tt.want) {
+			t.Errorf("%+v, %+v: %v, want %v", tt.o, tt.c, err, tt.want)
+		}
+		if err := fs.Truncate(ctx, ext4.Root, ino, 0); err != nil {
+			t.Fatal(err)
+		}
+		closeFS()
+	}
 	sound(t, image)
 }

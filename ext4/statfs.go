@@ -63,6 +63,40 @@ func (fs *FS) Statfs() (Statfs, error) {
 	return st, nil
 }
 
+// StatfsOf is [FS.Statfs] as seen from inode ino: a directory whose new files
+// inherit its project shows what the limits of that project leave, if these are enforced
+// (ext4_statfs_project).
+func (fs *FS) StatfsOf(ino disk.Ino) (Statfs, error) {
+	st, err := fs.Statfs()
+	if err != nil || fs.rw == nil || !slices.Contains(fs.opts.QuotaLimits, disk.QuotaProject) || fs.sb.QuotaIno(disk.QuotaProject) == 0 {
+		return st, err
+	}
+	in, err := fs.Inode(ino)
+	if err != nil || in.Type() != disk.ModeDir || !in.disk.Flags.Has(disk.FlagProjInherit) {
+		return st, err
+	}
+	e, err := fs.quotaOf(disk.QuotaProject, in.project())
+	if err != nil {
+		return st, fmt.Errorf("statfs: %w", err)
+	}
+	if limit := lowerLimit(e.BlockSoftLimit<<10, e.BlockHardLimit<<10) >> fs.sb.BlockBits(); limit != 0 {
+		left := limit - min(limit, e.Space>>fs.sb.BlockBits())
+		st.Blocks, st.Free, st.Avail = min(st.Blocks, limit), min(st.Free, left), min(st.Avail, left)
+	}
+	if limit := lowerLimit(e.InodeSoftLimit, e.InodeHardLimit); limit != 0 {
+		st.Files, st.FreeFiles = min(st.Files, limit), min(st.FreeFiles, limit-min(limit, e.Inodes))
+	}
+	return st, nil
+}
+
+// lowerLimit is the lower of two limits; 0 is none.
+func lowerLimit(a, b uint64) uint64 {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
+}
+
 func (fs *FS) addUp() (*overhead, error) {
 	sb := &fs.sb
 	o := &overhead{metaClusters: uint64(sb.FirstDataBlock) >> sb.ClusterBits()}

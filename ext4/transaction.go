@@ -35,6 +35,7 @@ type writer struct {
 	orphans    map[disk.Ino]orphanSlot // guarded by mu
 	super      disk.Superblock         // guarded by mu: as the next transaction writes it
 	failed     error                   // guarded by mu: why nothing is written any more
+	noted      *disk.CorruptError      // guarded by mu: the corruption that was dealt with last
 	free       uint64                  // guarded by mu: clusters that can be allocated now
 	freeDisk   uint64                  // guarded by mu: clusters that the bitmaps have as free
 	freeInodes uint32                  // guarded by mu

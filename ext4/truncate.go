@@ -46,10 +46,11 @@ func (fs *FS) zeroBytes(in *Inode, from, to int64) error {
 // Truncate gives a regular file another size. What is cut off is given back,
 // and a file that grows reads as zeros from its old end on. A crash leaves it
 // with its old or its new size.
-func (fs *FS) Truncate(ctx context.Context, c Caller, ino disk.Ino, size int64) error {
+func (fs *FS) Truncate(ctx context.Context, c Caller, ino disk.Ino, size int64) (err error) {
 	if fs.rw == nil {
 		return ErrReadOnly
 	}
+	defer func() { fs.rw.noteDamage(err) }()
 	mu := fs.rw.inodeLock(ino)
 	mu.Lock()
 	defer mu.Unlock()

@@ -154,8 +154,12 @@ func (r *rawFS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Stat
 }
 
 // StatFs answers statfs with the numbers that the kernel's own driver gives.
-func (r *rawFS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	s, err := r.fs.Statfs()
+func (r *rawFS) StatFs(_ <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	in, err := r.inode(h.NodeId)
+	if err != nil {
+		return r.status(err)
+	}
+	s, err := r.fs.StatfsOf(in.Ino())
 	if err != nil {
 		return r.status(err)
 	}
