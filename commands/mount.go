@@ -81,6 +81,9 @@ Options (-o, separated by commas):
   norecovery, noload        do not replay the journal
   journal=PATH              the external journal
   cache_size=N              bytes of metadata kept in memory; default 64m
+  writeback_cache           with rw: the kernel keeps what is written for a while, which is faster for
+                            small writes, and slower for deleting and renaming. That there is no room is
+                            then told by fsync and close, as with NFS; without it, by write
   log=FILE                  append complaints to FILE; default: the system log, with -f standard error
   allow_other               let other users in; always so for root
   fuseblk=0|1|default       mount without a block device, with one or not at all, or with one
@@ -192,7 +195,7 @@ var idle = []string{
 }
 
 // ours are the options that [mountRequest.option] knows.
-var ours = []string{"ro", "rw", "commit", "discard", "nodiscard", "errors", "usrquota", "grpquota", "prjquota", "quota", "noquota", "resuid", "resgid", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "log", "allow_other", "fuseblk", "fsname", "subtype"}
+var ours = []string{"ro", "rw", "commit", "discard", "nodiscard", "errors", "usrquota", "grpquota", "prjquota", "quota", "noquota", "resuid", "resgid", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "writeback_cache", "log", "allow_other", "fuseblk", "fsname", "subtype"}
 
 func mountOptionNames() []string {
 	return append(append([]string{"suid", "nosuid", "dev", "nodev", "noexec", "noatime", "relatime", "nosymfollow", "context"}, ours...), idle...)
@@ -256,6 +259,8 @@ func (r *mountRequest) option(o string) error {
 	case "cache_size":
 		n, err = size()
 		r.open.ext4.CacheSize = int64(n)
+	case "writeback_cache":
+		r.serve.WriteBack = true
 	case "norecovery", "noload":
 		r.open.ext4.NoRecovery = true
 	case "journal", "journal_path":

@@ -67,8 +67,12 @@ func (r *rawFS) Read(_ <-chan struct{}, i *fuse.ReadIn, buf []byte) (fuse.ReadRe
 	return bytesResult(buf[:n]), fuse.OK
 }
 
-// Lseek answers SEEK_DATA and SEEK_HOLE; the kernel deals with the rest.
+// Lseek answers SEEK_DATA and SEEK_HOLE; the kernel deals with the rest. It asks
+// before it has written back: with a cache of writes it is told to take all of a file for data.
 func (r *rawFS) Lseek(_ <-chan struct{}, i *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	if r.writeBack {
+		return fuse.ENOSYS
+	}
 	in, err := r.inode(i.NodeId)
 	if err != nil {
 		return r.status(err)

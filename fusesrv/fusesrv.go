@@ -21,7 +21,8 @@
 // forgets it; elsewhere FORGET is nothing to us.
 //
 // Writes go through to the file system before they return, and are durable with
-// fsync or the next commit.
+// fsync or the next commit. Only what is written through a mapping waits in the kernel's page
+// cache first, and with Options.WriteBack everything (writeback.go).
 //
 // # Concurrency
 //
@@ -91,6 +92,7 @@ type Options struct {
 	FSName     string   // the mount's source as mount(8) and df(1) show it: the image
 	Subtype    string   // "" is [Subtype]
 	Extra      []string // mount options: see [ParseFlags]
+	WriteBack  bool     // the kernel may keep what is written for a while: see writeback.go
 
 	// Image is the device that the file system was opened on: a *blockdev.File, or a
 	// *blockdev.Window of one. Reads then go past our memory, if nothing in memory
@@ -113,6 +115,7 @@ type Server struct {
 	direct bool   // immutable: mounted by mount(2), not by fusermount3
 	loop   *loop
 	ahead  *ahead
+	primer string // immutable: see rawFS
 	hold   *holder
 	done   chan struct{} // closed when Serve ends
 
@@ -188,6 +191,9 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 		// them before each.
 		extra = fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT
 	}
+	if raw.writeBack {
+		extra |= fuse.CAP_WRITEBACK_CACHE
+	}
 	l, err := newLoop(device(fd), raw, nil, &fuse.MountOptions{
 		Debug:                o.Debug,
 		Logger:               logger,
@@ -208,7 +214,7 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{loop: l, ahead: raw.ahead, done: make(chan struct{}), releases: o.Release != nil}, nil
+	return &Server{loop: l, ahead: raw.ahead, primer: raw.primer, done: make(chan struct{}), releases: o.Release != nil}, nil
 }
 
 // Serve answers requests until the file system has been unmounted, by
@@ -240,6 +246,11 @@ func (s *Server) WaitMount() error {
 	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("mount %s does not answer: %w", s.dir, err)
+	}
+	// Until the kernel has heard that OPEN and FLUSH are declined it sends a
+	// RELEASE for each file that it makes: it hears of that now.
+	if fd, err := unix.Open(filepath.Join(s.dir, s.primer), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Close(fd)
 	}
 	return nil
 }

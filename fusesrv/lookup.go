@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"math/rand/v2"
+	"os"
 
 	"e4go/ext4"
 
@@ -24,6 +26,11 @@ type rawFS struct {
 	dirs    dirStreams
 	release func() error // immutable: closes the image; or nil
 
+	// primer is a name in the root directory that nobody knows but
+	// [Server.WaitMount]: a file that can be opened, whatever the image has.
+	primer string // immutable
+
+	writeBack      bool // immutable after Init: the kernel keeps what is written, and sizes and times with it
 	declineOpen    bool // immutable after Init: OPEN is answered with ENOSYS
 	declineOpenDir bool // immutable after Init: and OPENDIR
 }
@@ -37,8 +44,13 @@ func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
 		nodes:         newNodes(fs),
 		reporter:      reporter{log: logger},
 		release:       o.Release,
+		primer:        fmt.Sprintf(".e4go-%016x", rand.Uint64()),
+		writeBack:     mayWriteBack(fs, o, logger),
 	}
 }
+
+// primerNode is the node of the primer, which is no inode number.
+const primerNode = 1 << 62
 
 func (r *rawFS) String() string { return Subtype }
 
@@ -47,6 +59,7 @@ func (r *rawFS) String() string { return Subtype }
 func (r *rawFS) learn(in *fuse.InitIn, store func(node uint64, off int64, data []byte) fuse.Status) {
 	caps := in.Flags64()
 	r.declineOpen = caps&fuse.CAP_NO_OPEN_SUPPORT != 0 && !hasEncrypt(r.fs)
+	r.writeBack = r.writeBack && caps&fuse.CAP_WRITEBACK_CACHE != 0
 	r.declineOpenDir = caps&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 	if in.SupportsNotify(fuse.NOTIFY_STORE_CACHE) && !r.fs.Writable() {
 		r.ahead.store = store
@@ -75,6 +88,12 @@ func (r *rawFS) Forget(nodeid, nlookup uint64) { r.nodes.forget(inoOf(nodeid), n
 // the kernel keeps. NFS servers make the kernel ask for "." of any node, and
 // for ".." of directories.
 func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if name == r.primer && h.NodeId == fuse.FUSE_ROOT_ID && r.declineOpen {
+		*out = fuse.EntryOut{NodeId: primerNode, Attr: fuse.Attr{Ino: primerNode, Mode: unix.S_IFREG | 0o400, Nlink: 1}}
+		out.Uid = uint32(os.Geteuid())
+		out.SetAttrTimeout(valid)
+		return fuse.OK
+	}
 	dir, err := r.inode(h.NodeId)
 	if err != nil {
 		return r.status(err)

@@ -23,6 +23,8 @@ type mounted struct {
 	dev blockdev.Device
 	log *syncBuffer
 	dir string
+
+	image string // the file
 }
 
 // A syncBuffer is a bytes.Buffer for several goroutines.
@@ -74,7 +76,7 @@ func mountFile(t testing.TB, path string, offset int64, o Options, eo ext4.Optio
 	t.Helper()
 	fixtures.Need(t, "root", "fuse")
 	fs, dev := openFS(t, path, offset, eo)
-	m := &mounted{fs: fs, dev: dev, log: &syncBuffer{}}
+	m := &mounted{fs: fs, dev: dev, log: &syncBuffer{}, image: path}
 	o.FSName, o.Log = path, log.New(m.log, "", 0)
 	o.Image = dev
 	// Not t.TempDir: the tests with other users must get there.

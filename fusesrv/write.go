@@ -102,6 +102,9 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 	if !r.fs.Writable() { // `mount -o remount,rw` of a read-only mount makes the kernel ask
 		return fuse.EROFS
 	}
+	if i.Valid&^fuse.FATTR_FH == fuse.FATTR_MTIME|fuse.FATTR_CTIME && r.ignoresTimes(i.NodeId) {
+		return r.GetAttr(nil, &fuse.GetAttrIn{InHeader: i.InHeader}, out)
+	}
 	ino := inoOf(i.NodeId)
 	c := caller(&i.InHeader)
 	if size, ok := i.GetSize(); ok {
@@ -259,6 +262,9 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, i *fuse.CreateIn, out *fuse.CreateOut
 // Write writes to a file.
 func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	c := r.writer(&i.InHeader, i.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	if i.WriteFlags&fuse.WRITE_CACHE != 0 {
+		return uint32(len(data)), r.status(r.writeBackAt(c, inoOf(i.NodeId), data, int64(i.Offset)))
+	}
 	n, err := r.fs.WriteAt(background, c, inoOf(i.NodeId), data, int64(i.Offset))
 	if n > 0 {
 		return uint32(n), fuse.OK

@@ -21,6 +21,11 @@ import (
 // judged by e2fsck then.
 func mountNew(t *testing.T, args ...string) *mounted {
 	t.Helper()
+	return mountNewWith(t, Options{}, args...)
+}
+
+func mountNewWith(t *testing.T, o Options, args ...string) *mounted {
+	t.Helper()
 	fixtures.Need(t, "root", "fuse", "mke2fs", "e2fsck")
 	image := filepath.Join(t.TempDir(), "image")
 	if out, err := exec.Command("mke2fs", append(args, "-q", "-F", image, "128M")...).CombinedOutput(); err != nil {
@@ -31,16 +36,26 @@ func mountNew(t *testing.T, args ...string) *mounted {
 			t.Errorf("e2fsck -fn: %v\n%s", err, out)
 		}
 	})
-	m := mountFile(t, image, 0, Options{Extra: []string{"rw"}}, ext4.Options{Write: true})
+	o.Extra = []string{"rw"}
+	m := mountFile(t, image, 0, o, ext4.Options{Write: true})
 	if err := os.Chmod(m.dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
 
+// bothWays runs a test with writes that go through, and with writes that the
+// kernel keeps.
+func bothWays(t *testing.T, test func(t *testing.T, o Options)) {
+	t.Run("through", func(t *testing.T) { test(t, Options{}) })
+	t.Run("back", func(t *testing.T) { test(t, Options{WriteBack: true}) })
+}
+
 // The suite that go-fuse has for file systems.
-func TestPosix(t *testing.T) {
-	m := mountNew(t, "-t", "ext4")
+func TestPosix(t *testing.T) { bothWays(t, testPosix) }
+
+func testPosix(t *testing.T, o Options) {
+	m := mountNewWith(t, o, "-t", "ext4")
 	names := make([]string, 0, len(posixtest.All))
 	for name := range posixtest.All {
 		names = append(names, name)
