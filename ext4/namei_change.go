@@ -46,10 +46,10 @@ func (fs *FS) Mknod(ctx context.Context, c Caller, dir disk.Ino, name string, mo
 	})
 }
 
-// Mkdir makes a directory in directory dir. It fails as [FS.Create] does, and
-// with EMLINK.
+// Mkdir makes a directory in directory dir. Of mode, permissions and the sticky bit
+// count. It fails as [FS.Create] does, and with EMLINK.
 func (fs *FS) Mkdir(ctx context.Context, c Caller, dir disk.Ino, name string, mode disk.Mode) (*Inode, error) {
-	return fs.make(ctx, c, "mkdir", dir, name, mode&disk.ModePerm|disk.ModeDir, func(h *Handle, dir, in *Inode) error {
+	return fs.make(ctx, c, "mkdir", dir, name, mode&(0o777|unix.S_ISVTX)|disk.ModeDir, func(h *Handle, dir, in *Inode) error {
 		if !dir.mayHaveSubdir() {
 			return unix.EMLINK
 		}
@@ -228,10 +228,11 @@ func (in *Inode) indexed() bool {
 
 // addLink counts one more name (ext4_inc_count).
 func (in *Inode) addLink() {
-	in.disk.Links++
-	if in.indexed() && (in.disk.Links > maxFileLinks || in.disk.Links == 2) {
+	if n := in.disk.Links; in.indexed() && (n >= maxFileLinks || n == 1) {
 		in.disk.Links = 1
+		return
 	}
+	in.disk.Links++
 }
 
 // dropLink counts one name less (ext4_dec_count).
@@ -277,7 +278,7 @@ func (h *Handle) mayLink(dir, in *Inode) error {
 	const fixed = disk.FlagImmutable | disk.FlagAppend
 	o := h.rw.open[in.ino]
 	switch {
-	case in.disk.Flags&fixed != 0, in.Type() == disk.ModeDir:
+	case in.disk.Flags&fixed != 0, in.Type() == disk.ModeDir, in.internal():
 		return unix.EPERM
 	case in.disk.Links == 0 && (o == nil || !o.linkable):
 		return unix.ENOENT

@@ -122,6 +122,7 @@ func (h *Handle) setAttr(c Caller, in *Inode, a *SetAttr) error {
 		return err
 	}
 	d := &in.disk
+	had := d.GID
 	if a.UID != nil {
 		d.UID = *a.UID
 	}
@@ -138,7 +139,7 @@ func (h *Handle) setAttr(c Caller, in *Inode, a *SetAttr) error {
 	case (a.UID != nil || a.GID != nil) && in.Type() != disk.ModeDir:
 		// chown_common: a new owner shall not find what the old one has allowed.
 		mode &^= unix.S_ISUID
-		if mode&unix.S_IXGRP != 0 || !c.mayActFor(d.GID) {
+		if mode&unix.S_IXGRP != 0 || !c.mayActFor(had) {
 			mode &^= unix.S_ISGID
 		}
 		if err := h.dropCapability(in); err != nil {

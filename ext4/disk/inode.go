@@ -1,6 +1,9 @@
 package disk
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Where the parts of an inode lie, in bytes.
 const (
@@ -118,8 +121,13 @@ func decodeTime(sec, extra uint32) Time {
 	return Time{Sec: int64(int32(sec)) + int64(extra&3)<<32, Nsec: extra >> 2}
 }
 
-// encode is the inverse of decodeTime for times that the format can hold.
-func (t Time) encode() (sec, extra uint32) {
+// encode is the inverse of decodeTime for times that the format can hold. Without room
+// for the extra field, what 32 bits cannot hold becomes the nearest that they can
+// (EXT4_INODE_SET_XTIME).
+func (t Time) encode(hasExtra bool) (sec, extra uint32) {
+	if !hasExtra {
+		return uint32(int32(min(max(t.Sec, math.MinInt32), math.MaxInt32))), 0
+	}
 	epoch := uint64(t.Sec-int64(int32(t.Sec))) >> 32
 	return uint32(t.Sec), uint32(epoch&3) | t.Nsec<<2
 }
@@ -229,9 +237,13 @@ func (in *Inode) HasCrtime(sb *Superblock) bool {
 // has no field for, and those beyond i_extra_isize, stay as they are.
 func (in *Inode) Put(b []byte) {
 	lo := (*[GoodOldInodeSize]byte)(b)
-	asec, aextra := in.Atime.encode()
-	csec, cextra := in.Ctime.encode()
-	msec, mextra := in.Mtime.encode()
+	has := func(end int) bool {
+		return len(b) >= GoodOldInodeSize+extraIsizeFull && in.extra() >= end-GoodOldInodeSize
+	}
+	numbers := in.Flags.Has(FlagEAInode) // in place of times, of 32 bits
+	asec, aextra := in.Atime.encode(has(0x90) || numbers)
+	csec, cextra := in.Ctime.encode(has(0x88) || numbers)
+	msec, mextra := in.Mtime.encode(has(0x8c) || numbers)
 	le.PutUint16(lo[0x00:0x02], uint16(in.Mode))
 	le.PutUint16(lo[0x02:0x04], uint16(in.UID))
 	le.PutUint32(lo[0x04:0x08], uint32(in.Size))
@@ -260,7 +272,7 @@ func (in *Inode) Put(b []byte) {
 	hi := (*[GoodOldInodeSize + extraIsizeFull]byte)(b)
 	le.PutUint16(hi[0x80:0x82], in.ExtraIsize)
 	put := func(at int, v uint32) {
-		if in.extra() >= at+4-GoodOldInodeSize {
+		if has(at + 4) {
 			le.PutUint32(hi[at:at+4], v)
 		}
 	}
@@ -270,7 +282,7 @@ func (in *Inode) Put(b []byte) {
 	put(0x84, cextra)
 	put(0x88, mextra)
 	put(0x8c, aextra)
-	sec, extra := in.Crtime.encode()
+	sec, extra := in.Crtime.encode(has(0x98))
 	put(0x90, sec)
 	put(0x94, extra)
 	put(0x98, uint32(in.Version>>32))

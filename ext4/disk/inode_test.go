@@ -159,9 +159,26 @@ func TestTime(t *testing.T) {
 		if got := decodeTime(tt.sec, tt.extra); got != tt.want {
 			t.Errorf("%#x, %#x: got %+v, want %+v", tt.sec, tt.extra, got, tt.want)
 		}
-		if sec, extra := tt.want.encode(); sec != tt.sec || extra != tt.extra {
+		if sec, extra := tt.want.encode(true); sec != tt.sec || extra != tt.extra {
 			t.Errorf("%+v: got %#x, %#x, want %#x, %#x", tt.want, sec, extra, tt.sec, tt.extra)
 		}
+	}
+}
+
+// Times that 32 bits cannot hold do not become others where there is no room for more.
+func TestTimeWithoutRoom(t *testing.T) {
+	in := Inode{Atime: Time{Sec: 1 << 32, Nsec: 5}, Mtime: Time{Sec: -1 << 32}, Ctime: Time{Sec: 1<<31 + 7, Nsec: 9}, ExtraIsize: 8}
+	b := make([]byte, 256)
+	in.Put(b)
+	got := DecodeInode(b)
+	if want := (Time{Sec: math.MaxInt32}); got.Atime != want {
+		t.Errorf("atime is %v, want %v", got.Atime, want)
+	}
+	if want := (Time{Sec: math.MinInt32}); got.Mtime != want {
+		t.Errorf("mtime is %v, want %v", got.Mtime, want)
+	}
+	if got.Ctime != in.Ctime {
+		t.Errorf("ctime, which has room, is %v, want %v", got.Ctime, in.Ctime)
 	}
 }
 
