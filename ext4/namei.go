@@ -25,8 +25,8 @@ func (fs *FS) Lookup(dir *Inode, name string) (in *Inode, err error) {
 		if err == nil {
 			in, err = fs.Inode(ino)
 		}
-		if err == nil && in.disk.Links == 0 {
-			return now.badEntry(name, ino, "an inode that is not deleted") // __ext4_iget
+		if err == nil {
+			err = now.judgeEntry(name, in)
 		}
 		return err
 	})
@@ -34,6 +34,18 @@ func (fs *FS) Lookup(dir *Inode, name string) (in *Inode, err error) {
 		return nil, err
 	}
 	return in, nil
+}
+
+// judgeEntry reports an entry that names an inode that no name may lead to: one that is deleted,
+// or that the file system has for itself (__ext4_iget, check_igot_inode).
+func (dir *Inode) judgeEntry(name string, in *Inode) error {
+	switch {
+	case in.disk.Links == 0:
+		return dir.badEntry(name, in.ino, "an inode that is not deleted")
+	case in.internal():
+		return dir.badEntry(name, in.ino, "an inode that is a user's")
+	}
+	return nil
 }
 
 // LookupIno is [FS.Lookup] without reading the inode that was found.

@@ -86,11 +86,16 @@ func (fs *FS) checkAttr(c Caller, ino disk.Ino, a *SetAttr) error {
 }
 
 // internal reports whether the inode belongs to the file system itself, or is
-// an EA inode: no user's.
+// an EA inode: no user's (is_special_ino).
 func (in *Inode) internal() bool {
 	sb := &in.fs.sb
-	return in.ino < sb.FirstIno && in.ino != disk.RootIno || in.ino == sb.ProjectQuotaIno || in.ino == sb.OrphanFileIno ||
-		in.disk.Flags.Has(disk.FlagEAInode)
+	switch in.ino {
+	case disk.RootIno:
+		return false
+	case sb.UserQuotaIno, sb.GroupQuotaIno, sb.ProjectQuotaIno, sb.OrphanFileIno:
+		return true
+	}
+	return in.ino < sb.FirstIno || in.disk.Flags.Has(disk.FlagEAInode)
 }
 
 // mayChange says why attributes of the inode cannot be changed (notify_change,

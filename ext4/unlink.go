@@ -98,8 +98,8 @@ func (fs *FS) removeName(ctx context.Context, c Caller, dir disk.Ino, name strin
 // victim returns the inode that entry p of directory dir names, to be changed.
 func (h *Handle) victim(dir *Inode, name string, p direntPlace) (*Inode, error) {
 	in, err := h.inode(p.ino)
-	if err == nil && in.disk.Links == 0 {
-		return nil, dir.badEntry(name, p.ino, "an inode that is not deleted")
+	if err == nil {
+		err = dir.judgeEntry(name, in)
 	}
 	return in, err
 }
