@@ -9,6 +9,7 @@
 package mounttest
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -39,6 +40,9 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "e4go":
 		os.Exit(commands.Main())
+	case "writer":
+		logged(os.Stdout)
+		os.Exit(0)
 	case "worker":
 		work(os.Stdin, os.Stdout)
 		os.Exit(0)
@@ -189,16 +193,15 @@ func (m *mount) start(t testing.TB, options ...string) {
 		t.Fatal(err)
 	}
 	m.gone, m.done = false, make(chan error, 1)
-	n, _ := out.Read(make([]byte, 1)) // the document comes when the mount answers
+	said, _ := bufio.NewReader(out).ReadString('\n') // the document comes when the mount answers, or says why not
 	go func() {
 		_, _ = io.Copy(io.Discard, out)
 		m.done <- m.cmd.Wait()
 	}()
-	if n != 1 {
+	if !strings.Contains(said, `"pid":`) {
 		err := <-m.done
 		m.gone = true
-		b, _ := os.ReadFile(m.log)
-		t.Fatalf("e4go mount %s: %v\n%s", m.image, err, b)
+		t.Fatalf("e4go mount %s: %v\n%s", m.image, err, said)
 	}
 }
 
@@ -209,16 +212,7 @@ func (m *mount) umount(t testing.TB) {
 		return
 	}
 	m.gone = true
-	err := unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
-	for i := 0; errors.Is(err, unix.EBUSY) && i < 50; i++ { // whoever is just leaving it
-		time.Sleep(20 * time.Millisecond)
-		err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
-	}
-	if err != nil {
-		out, _ := exec.Command("fuser", "-vm", m.dir).CombinedOutput()
-		t.Errorf("unmount %s: %v\n%s", m.dir, err, out)
-		unix.Unmount(m.dir, unix.MNT_DETACH)
-	}
+	m.detach(t)
 	select {
 	case err := <-m.done:
 		if err != nil {
@@ -231,7 +225,21 @@ func (m *mount) umount(t testing.TB) {
 	}
 }
 
-// kill ends the server at once, and takes the dead mount away.
+// detach takes the mount away, waiting a little for whoever is just leaving it.
+func (m *mount) detach(t testing.TB) {
+	t.Helper()
+	err := unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
+	for i := 0; errors.Is(err, unix.EBUSY) && i < 100; i++ {
+		time.Sleep(20 * time.Millisecond)
+		err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
+	}
+	if err != nil {
+		t.Errorf("unmount %s: %v", m.dir, err)
+		unix.Unmount(m.dir, unix.MNT_DETACH)
+	}
+}
+
+// kill ends the server at once. The mount is there, and dead, until detach.
 func (m *mount) kill(t testing.TB) {
 	t.Helper()
 	m.gone = true
@@ -239,9 +247,6 @@ func (m *mount) kill(t testing.TB) {
 		t.Fatal(err)
 	}
 	<-m.done
-	if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
-		t.Errorf("unmount %s: %v", m.dir, err)
-	}
 }
 
 // quiet fails the test if the server complained of anything.
