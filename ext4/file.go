@@ -18,6 +18,7 @@ type Caller struct {
 	Groups     []uint32  // supplementary
 	Umask      disk.Mode // permissions that new files do not get, unless their directory has a default ACL
 	Privileged bool      // has CAP_SYS_RESOURCE, CAP_FSETID and the like
+	KeepTimes  bool      // a write does not change the times: who has kept it in a cache sets them
 }
 
 // Root may do everything.
@@ -55,6 +56,15 @@ func (in *Inode) touch(modified bool) {
 		in.disk.Mtime = in.disk.Ctime
 	}
 	in.disk.Version++
+}
+
+// written dates a write, unless the caller does.
+func (in *Inode) written(c Caller) {
+	if c.KeepTimes {
+		in.disk.Version++
+		return
+	}
+	in.touch(true)
 }
 
 // WriteAt writes to a regular file, which grows as needed, and returns how

@@ -130,7 +130,7 @@ func (fs *FS) writeInline(ctx context.Context, c Caller, in *Inode, p []byte, of
 			return err
 		}
 		in.disk.Size = uint64(len(data))
-		in.touch(true)
+		in.written(c)
 		return h.clearPrivileges(c, in)
 	})
 	if done || err != nil || !in.HasInlineData() {

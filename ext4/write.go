@@ -74,7 +74,7 @@ func (fs *FS) writePart(ctx context.Context, c Caller, ino disk.Ino, p []byte, o
 			in.disk.Size = size
 			h.needLargeFile(in)
 		}
-		in.touch(true)
+		in.written(c)
 		return h.clearPrivileges(c, in)
 	}
 	uerr := fs.Update(ctx, publish)

@@ -263,6 +263,7 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, i *fuse.CreateIn, out *fuse.CreateOut
 func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	c := r.writer(&i.InHeader, i.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
 	if i.WriteFlags&fuse.WRITE_CACHE != 0 {
+		c.KeepTimes = r.writeBack
 		return uint32(len(data)), r.status(r.writeBackAt(c, inoOf(i.NodeId), data, int64(i.Offset)))
 	}
 	n, err := r.fs.WriteAt(background, c, inoOf(i.NodeId), data, int64(i.Offset))

@@ -34,7 +34,7 @@ func TestKill(t *testing.T) {
 	fixtures.Need(t, "root", "loop", "fuse", "sqlite3", "git", "tar")
 	rounds, seed := long(t, "E4GO_KILL_ROUNDS", 3), uint64(long(t, "E4GO_KILL_SEED", 1))
 	for _, k := range kinds {
-		if k.name != "4k" && k.name != "1k" {
+		if k.name != "4k-writeback" && k.name != "1k" {
 			continue
 		}
 		t.Run(k.name, func(t *testing.T) {
@@ -100,7 +100,7 @@ func (l *ledger) read(dir string, r io.Reader) {
 }
 
 func killRound(t *testing.T, k kind, image string, l *ledger, rng *rand.Rand, round int) bool {
-	m := serve(t, image)
+	m := serve(t, image, k.mount)
 	work := workloads[round%len(workloads)]
 	var wg sync.WaitGroup
 	var stops []func()
@@ -164,7 +164,7 @@ func killRound(t *testing.T, k kind, image string, l *ledger, rng *rand.Rand, ro
 		l.check(t, dir, what)
 		done()
 	} else {
-		m := serve(t, image)
+		m := serve(t, image, k.mount)
 		l.check(t, m.dir, what)
 		m.umount(t)
 		m.quiet(t)

@@ -21,16 +21,19 @@ import (
 // E4GO_MODEL_STEPS=n does n ops in each process, E4GO_MODEL_SEED=n begins with that seed,
 // E4GO_MODEL_PROCESSES=n takes so many processes.
 func TestModel(t *testing.T) {
-	all := append([]kind{{"inline", "-t ext4 -O inline_data -I 256", "", false}}, kinds...)
+	all := append([]kind{
+		{name: "inline", args: "-t ext4 -O inline_data -I 256"},
+		{name: "inline-writeback", args: "-t ext4 -O inline_data -I 256", mount: "writeback_cache"},
+	}, kinds...)
 	steps, processes := long(t, "E4GO_MODEL_STEPS", 400), long(t, "E4GO_MODEL_PROCESSES", 6)
 	seed := uint64(long(t, "E4GO_MODEL_SEED", 1))
 	for _, k := range all {
-		if testing.Short() && k.name != "inline" && k.name != "1k" {
+		if testing.Short() && k.name != "inline" && k.name != "1k-writeback" {
 			continue
 		}
 		t.Run(k.name, func(t *testing.T) {
 			image := makeImage(t, k.args, "512M")
-			m := serve(t, image)
+			m := serve(t, image, k.mount)
 			if err := os.Mkdir(filepath.Join(m.dir, "shared"), 0o755); err != nil {
 				t.Fatal(err)
 			}

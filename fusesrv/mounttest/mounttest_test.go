@@ -112,16 +112,19 @@ type kind struct {
 	name    string
 	args    string // of mke2fs
 	options string // of the kernel's mount
-	seconds bool   // the inodes have no room for more of a time
+	mount   string // options of e4go's
+	seconds bool   // times change in steps: there is no room for more, or the kernel's FUSE driver makes them, by the tick
 }
 
 var kinds = []kind{
-	{"4k", "-t ext4", "", false},
-	{"1k", "-t ext4 -b 1024", "", false},
-	{"ext3", "-t ext3 -b 1024", "", false},
-	{"bigalloc", "-t ext4 -O bigalloc -C 16384", "", false},
-	{"nojournal", "-t ext4 -O ^has_journal", "", false},
-	{"ea_inode", "-t ext4 -b 1024 -O ea_inode,^metadata_csum -I 128", "", true},
+	{name: "4k", args: "-t ext4"},
+	{name: "1k", args: "-t ext4 -b 1024"},
+	{name: "4k-writeback", args: "-t ext4", mount: "writeback_cache", seconds: true},
+	{name: "1k-writeback", args: "-t ext4 -b 1024", mount: "writeback_cache", seconds: true},
+	{name: "ext3", args: "-t ext3 -b 1024"},
+	{name: "bigalloc", args: "-t ext4 -O bigalloc -C 16384"},
+	{name: "nojournal", args: "-t ext4 -O ^has_journal"},
+	{name: "ea_inode", args: "-t ext4 -b 1024 -O ea_inode,^metadata_csum -I 128", seconds: true},
 }
 
 // makeImage makes an empty file system in a file of the test's.
@@ -183,7 +186,7 @@ func (m *mount) start(t testing.TB, options ...string) {
 	}
 	defer f.Close()
 	m.log = f.Name()
-	m.cmd = role(t, "e4go", "mount", "-f", "--json", "-o", strings.Join(append([]string{"rw,suid,dev"}, options...), ","), m.image, m.dir)
+	m.cmd = role(t, "e4go", "mount", "-f", "--json", "-o", "rw,suid,dev,"+strings.Join(options, ","), m.image, m.dir)
 	m.cmd.Stderr = f
 	out, err := m.cmd.StdoutPipe()
 	if err != nil {
