@@ -39,6 +39,12 @@ func (fs *FS) shiftExtents(ctx context.Context, c Caller, in *Inode, s shift) er
 	if err != nil {
 		return err
 	}
+	led := false // something leads to the tree
+	defer func() {
+		if !led {
+			fs.rw.unreserveRuns(tree.runs)
+		}
+	}()
 	err = fs.Update(ctx, func(h *Handle) error {
 		in, err := h.inode(in.ino)
 		if err != nil {
@@ -56,9 +62,7 @@ func (fs *FS) shiftExtents(ctx context.Context, c Caller, in *Inode, s shift) er
 		in.touch(true)
 		return h.clearPrivileges(c, in)
 	})
-	if err != nil {
-		fs.rw.unreserveRuns(tree.runs)
-	}
+	led = err == nil
 	return err
 }
 

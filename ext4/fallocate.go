@@ -150,64 +150,71 @@ func (fs *FS) allocRange(ctx context.Context, c Caller, in *Inode, a allocating)
 			return err
 		}
 	}
-	bits := fs.sb.BlockBits()
 	part := a.end - a.from
 	for from := a.from; from < a.end; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		in, err := fs.Inode(in.ino)
-		if err != nil {
-			return err
-		}
-		changes, next, full := fs.reserveHoles(c, in, from, min(from+part, a.end))
-		if next == from {
-			return full
-		}
-		err = fs.Update(ctx, func(h *Handle) error {
-			in, err := h.inode(in.ino)
-			if err != nil {
-				return err
-			}
-			h.limit(c)
-			h.mustNotFail = true
-			if a.zero {
-				err := h.changeExtents(in, from, next, func(e disk.Extent) disk.Extent {
-					e.Unwritten = true
-					return e
-				})
-				if err != nil {
-					return err
-				}
-			}
-			for _, ch := range changes {
-				if err := h.apply(in, ch); err != nil {
-					return err
-				}
-			}
-			if size := min(a.size, next<<bits); size > in.disk.Size {
-				in.disk.Size = size
-				h.needLargeFile(in)
-			}
-			in.touch(true)
-			return h.clearPrivileges(c, in)
-		})
-		if err != nil {
-			fs.rw.unreserveAll(changes)
-		}
+		next, full, err := fs.allocPart(ctx, c, in.ino, a, from, min(from+part, a.end))
 		if n := next - from; errors.Is(err, unix.EDQUOT) && n > 1 {
 			part = n / 2 // as much as the quota leaves
 			continue
 		}
-		if err != nil {
+		if err = errors.Join(err, full); err != nil {
 			return err
-		}
-		if full != nil {
-			return full
 		}
 		from = next
 	}
 	return nil
+}
+
+// allocPart is [FS.allocRange] for blocks [from, end), or as many from the
+// first on as one update can map: those before next. full says why there were no more.
+func (fs *FS) allocPart(ctx context.Context, c Caller, ino disk.Ino, a allocating, from, end uint64) (next uint64, full, err error) {
+	in, err := fs.Inode(ino)
+	if err != nil {
+		return from, nil, err
+	}
+	changes, next, full := fs.reserveHoles(c, in, from, end)
+	mapped := false
+	defer func() {
+		if !mapped {
+			fs.rw.unreserveAll(changes)
+		}
+	}()
+	if next == from {
+		return from, full, nil
+	}
+	err = fs.Update(ctx, func(h *Handle) error {
+		in, err := h.inode(ino)
+		if err != nil {
+			return err
+		}
+		h.limit(c)
+		h.mustNotFail = true
+		if a.zero {
+			err := h.changeExtents(in, from, next, func(e disk.Extent) disk.Extent {
+				e.Unwritten = true
+				return e
+			})
+			if err != nil {
+				return err
+			}
+		}
+		for _, ch := range changes {
+			if err := h.apply(in, ch); err != nil {
+				return err
+			}
+		}
+		if size := min(a.size, next<<fs.sb.BlockBits()); size > in.disk.Size {
+			in.disk.Size = size
+			h.needLargeFile(in)
+		}
+		in.touch(true)
+		return h.clearPrivileges(c, in)
+	})
+	mapped = err == nil
+	return next, full, err
 }
 
 // reserveHoles finds blocks for holes in [from, end), as many as one update

@@ -180,7 +180,8 @@ func (h *Handle) drop() {
 }
 
 // inode returns inode ino, to be changed. Changing Disk(), and Raw() behind
-// the fields of Disk, is all it takes.
+// the fields of Disk, is all it takes. It fails with a wrapped ESTALE for one that is deleted:
+// what it would get would be nobody's.
 func (h *Handle) inode(ino disk.Ino) (*Inode, error) {
 	if in, ok := h.inodes[ino]; ok {
 		return in, nil
@@ -188,6 +189,9 @@ func (h *Handle) inode(ino disk.Ino) (*Inode, error) {
 	cur, err := h.fs.Inode(ino)
 	if err != nil {
 		return nil, err
+	}
+	if cur.disk.Links == 0 && ino >= h.fs.sb.FirstIno && !h.isOrphan(ino) {
+		return nil, cur.stale()
 	}
 	in := &Inode{fs: h.fs, ino: ino, disk: cur.disk, raw: bytes.Clone(cur.raw), block: cur.block, off: cur.off, seed: cur.seed, tx: h}
 	in.hashKnown.Store(cur.hashKnown.Load())

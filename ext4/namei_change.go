@@ -153,7 +153,7 @@ func (fs *FS) changeNames(ctx context.Context, c Caller, fn func(h *Handle) (*In
 
 // directory returns directory ino, to be changed.
 func (h *Handle) directory(ino disk.Ino) (*Inode, error) {
-	dir, err := h.inode(ino)
+	dir, err := h.peek(ino)
 	switch {
 	case err != nil:
 		return nil, err
@@ -162,7 +162,7 @@ func (h *Handle) directory(ino disk.Ino) (*Inode, error) {
 	case dir.disk.Links == 0:
 		return nil, unix.ENOENT
 	}
-	return dir, nil
+	return h.inode(ino)
 }
 
 // dirForNew returns directory ino to give it a name, which it does not have
@@ -252,11 +252,14 @@ func (fs *FS) Link(ctx context.Context, c Caller, ino, dir disk.Ino, name string
 		if err != nil {
 			return dir, err
 		}
-		in, err := h.inode(ino)
-		if err != nil {
-			return dir, err
+		in, err := h.peek(ino)
+		if err == nil {
+			err = h.mayLink(dir, in)
 		}
-		if err := h.mayLink(dir, in); err != nil {
+		if err == nil {
+			in, err = h.inode(ino)
+		}
+		if err != nil {
 			return dir, err
 		}
 		if in.disk.Links == 0 {

@@ -180,42 +180,63 @@ func (rw *writer) commitLoop(interval time.Duration) {
 func (rw *writer) commit() error {
 	rw.commitMu.Lock()
 	defer rw.commitMu.Unlock()
-	rw.mu.Lock()
-	tx := rw.running
-	if rw.failed != nil || tx.empty() {
-		err := rw.failed
-		rw.mu.Unlock()
+	tx, t, err := rw.takeRunning()
+	if tx == nil {
 		return err
 	}
-	t, err := rw.freezeLocked(tx)
-	rw.committing, rw.running = tx, newTransaction()
-	rw.changed.Broadcast() // there is room again
-	rw.mu.Unlock()
-
 	if err == nil {
+		err = errUnfinished // should what follows panic
+	}
+	defer func() {
+		if rw.committed(tx, err) {
+			rw.abortCommitting(err)
+		}
+	}()
+	if t != nil {
 		err = rw.writeOut(t)
 	}
 	if err == nil && rw.fs.opts.Discard {
 		rw.discardFreed(tx.frees)
 	}
+	return err
+}
 
+// errUnfinished is the error of a transaction whose commit has ended in a panic.
+var errUnfinished = fmt.Errorf("the commit did not end: %w", unix.EIO)
+
+// takeRunning makes the running transaction the committing one, and returns it
+// and what it writes, nil if that cannot be put together. It returns nil, nil if there is
+// nothing to commit.
+func (rw *writer) takeRunning() (tx *transaction, t *jbd2.Transaction, err error) {
 	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	if tx = rw.running; rw.failed != nil || tx.empty() {
+		return nil, nil, rw.failed
+	}
+	t, err = rw.freezeLocked(tx)
+	rw.committing, rw.running = tx, newTransaction()
+	rw.changed.Broadcast() // there is room again
+	return tx, t, err
+}
+
+// committed is called when the commit of tx has ended. It reports whether
+// writing has ended with it, and [writer.abortCommitting] is to be called.
+func (rw *writer) committed(tx *transaction, err error) (failed bool) {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
 	rw.committing = nil
 	tx.err = err
 	close(tx.durable)
 	if err != nil {
 		// What is published stays to be read; what the device holds nobody knows.
 		rw.failLocked(err)
-		rw.mu.Unlock()
-		rw.abortCommitting(err)
-		return err
+		return true
 	}
 	rw.fs.live.retire(tx, rw.fs.cache)
 	rw.releaseLocked(tx.frees)
 	rw.shrinkCommitted()
 	rw.changed.Broadcast()
-	rw.mu.Unlock()
-	return nil
+	return false
 }
 
 // freezeLocked is what tx writes: its blocks, the bitmaps and descriptors of

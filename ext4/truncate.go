@@ -180,12 +180,16 @@ func (fs *FS) evict(ctx context.Context, ino disk.Ino) error {
 	defer mu.Unlock()
 	for done := false; !done; ctx = context.WithoutCancel(ctx) {
 		err := fs.Update(ctx, func(h *Handle) error {
+			if !h.isOrphan(ino) {
+				done = true // somebody else was faster
+				return nil
+			}
 			in, err := h.inode(ino)
 			if err != nil {
 				return err
 			}
-			if in.disk.Links > 0 || !h.isOrphan(ino) {
-				done = true // it got a name, or somebody else was faster
+			if in.disk.Links > 0 {
+				done = true // it got a name
 				return nil
 			}
 			done, err = h.deleteInode(in)

@@ -97,11 +97,14 @@ func (fs *FS) removeName(ctx context.Context, c Caller, dir disk.Ino, name strin
 
 // victim returns the inode that entry p of directory dir names, to be changed.
 func (h *Handle) victim(dir *Inode, name string, p direntPlace) (*Inode, error) {
-	in, err := h.inode(p.ino)
+	in, err := h.peek(p.ino)
 	if err == nil {
 		err = dir.judgeEntry(name, in)
 	}
-	return in, err
+	if err != nil {
+		return nil, err
+	}
+	return h.inode(p.ino)
 }
 
 // unlinked deals with an inode that has lost a name. If it was the last, and

@@ -67,7 +67,7 @@ func setEARefs(d *disk.Inode, n uint64) {
 
 // eaInode returns EA inode ino of an xattr of in, to be changed.
 func (h *Handle) eaInode(in *Inode, ino disk.Ino) (*Inode, error) {
-	ea, err := h.inode(ino)
+	ea, err := h.peek(ino)
 	if err != nil {
 		return nil, fmt.Errorf("an xattr of inode %d: %w", in.ino, err)
 	}
@@ -75,7 +75,7 @@ func (h *Handle) eaInode(in *Inode, ino disk.Ino) (*Inode, error) {
 		return nil, &disk.CorruptError{Struct: "xattr of inode", Num: uint64(in.ino), Block: in.block, Off: in.off, Field: "e_value_inum",
 			Have: fmt.Sprint(ino), Want: "an EA inode in use"}
 	}
-	return ea, nil
+	return h.inode(ino)
 }
 
 // isLustreEA reports whether the EA inode is one of Lustre's: it names its one
