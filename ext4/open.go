@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"e4go/ext4/disk"
@@ -94,7 +95,7 @@ func (fs *FS) closeOpen() error {
 		}
 		var err error
 		for _, ino := range inos {
-			err = errors.Join(err, fs.evict(context.Background(), ino))
+			err = errors.Join(err, fs.finishOrphan(context.Background(), ino))
 		}
 		if err != nil {
 			fs.rw.mu.Lock()
@@ -105,20 +106,18 @@ func (fs *FS) closeOpen() error {
 	}
 }
 
-// closeOrphans forgets who uses inodes, and returns those to be deleted now.
-// When there are none, or none can be, it ends all updates.
+// closeOrphans forgets who uses inodes, and returns those to be deleted now,
+// with those whose deletion or truncation an error has cut short. When there are none, or
+// none can be, it ends all updates.
 func (fs *FS) closeOrphans() []disk.Ino {
 	rw := fs.rw
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
-	var inos []disk.Ino
-	for ino, o := range rw.open {
+	for _, o := range rw.open {
 		rw.dropPreallocLocked(o)
-		if rw.isOrphanLocked(ino) {
-			inos = append(inos, ino)
-		}
 	}
 	clear(rw.open)
+	inos := slices.Sorted(maps.Keys(rw.orphans))
 	if len(inos) == 0 || rw.failed != nil {
 		rw.closed = true
 		rw.changed.Broadcast()
@@ -305,20 +304,23 @@ func (fs *FS) finishOrphans(ctx context.Context) error {
 		fs.rw.orphans[ino] = slots[ino]
 	}
 	for _, ino := range list {
-		in, err := fs.Inode(ino)
-		if err != nil {
-			return err
-		}
-		if in.disk.Links == 0 {
-			err = fs.evict(ctx, ino)
-		} else {
-			err = fs.finishTruncate(ctx, ino)
-		}
-		if err != nil {
+		if err := fs.finishOrphan(ctx, ino); err != nil {
 			return fmt.Errorf("inode %d: %w", ino, err)
 		}
 	}
 	return nil
+}
+
+// finishOrphan deletes an orphan, or cuts it at its size.
+func (fs *FS) finishOrphan(ctx context.Context, ino disk.Ino) error {
+	in, err := fs.Inode(ino)
+	if err != nil {
+		return err
+	}
+	if in.disk.Links == 0 {
+		return fs.evict(ctx, ino)
+	}
+	return fs.finishTruncate(ctx, ino)
 }
 
 // orphanSlots is where the orphan file names inodes.

@@ -117,6 +117,15 @@ func (fs *FS) dropPrealloc(ino disk.Ino) {
 // finishTruncate gives back the blocks behind the end of a file whose
 // truncation a crash has cut short.
 func (fs *FS) finishTruncate(ctx context.Context, ino disk.Ino) error {
+	mu := fs.rw.inodeLock(ino)
+	mu.Lock()
+	defer mu.Unlock()
+	fs.rw.mu.Lock()
+	orphan := fs.rw.isOrphanLocked(ino)
+	fs.rw.mu.Unlock()
+	if !orphan {
+		return nil // it is done
+	}
 	in, err := fs.Inode(ino)
 	if err != nil {
 		return err

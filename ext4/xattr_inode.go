@@ -185,8 +185,6 @@ func (h *Handle) freeEAInode(ea *Inode) error {
 		return fmt.Errorf("EA inode %d: %w", ea.ino, err)
 	}
 	if next < maxLogical {
-		ino := ea.ino
-		h.after = append(h.after, func() { h.rw.openLocked(ino) })
 		return h.addOrphan(ea)
 	}
 	ea.disk.Size = 0
