@@ -133,6 +133,12 @@ func (rw *writer) abort(err error) {
 
 // abortCommitting is [writer.abort] for who holds commitMu.
 func (rw *writer) abortCommitting(err error) {
+	rw.mu.Lock()
+	ended := rw.ended
+	rw.mu.Unlock()
+	if ended {
+		return
+	}
 	code, errno := uint8(codeEIO), unix.EIO
 	if errors.Is(err, disk.ErrCorrupt) {
 		code, errno = codeCorrupted, unix.EUCLEAN

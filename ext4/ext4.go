@@ -69,8 +69,8 @@ type Options struct {
 	// without replaying its journal.
 	NoRecovery bool
 
-	// Journal is the external journal of a file system that has one. It is not
-	// written, and stays the caller's to close.
+	// Journal is the external journal of a file system that has one. It is
+	// written only with Write, and stays the caller's to close.
 	Journal blockdev.Device
 
 	// Write opens for writing. What cannot be written safely makes Open fail with an
@@ -172,6 +172,9 @@ func Open(dev blockdev.Device, o Options) (*FS, error) {
 func OpenContext(ctx context.Context, dev blockdev.Device, o Options) (*FS, error) {
 	if o.CacheSize <= 0 {
 		o.CacheSize = DefaultCacheSize
+	}
+	if o.Write {
+		dev = newFlushDevice(dev)
 	}
 	src, err := findSuper(dev, o)
 	if err != nil {

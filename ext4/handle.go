@@ -113,8 +113,10 @@ func (rw *writer) updateInMemory(ctx context.Context, fn func(*Handle) error) (c
 	if err == nil {
 		err = h.seal()
 	}
-	if n := h.size(); err == nil && n > rw.handleRoom() {
-		err = fmt.Errorf("%w: %d blocks of at most %d", errUpdateTooLarge, n, rw.handleRoom())
+	if err == nil {
+		if most := rw.handleRoom(); h.size(most) > most {
+			err = fmt.Errorf("%w: %d blocks of at most %d", errUpdateTooLarge, h.size(most), most)
+		}
 	}
 	if err != nil {
 		var bad *disk.CorruptError
@@ -142,10 +144,11 @@ func (rw *writer) newHandle() *Handle {
 	return h
 }
 
-// size is how many blocks the update adds to a transaction at most.
-func (h *Handle) size() int {
-	if len(h.frees) == 0 {
-		return len(h.blocks) + len(h.tables) + 3*(len(h.allocs)+len(h.inoNew)+len(h.inoFree))
+// size is how many blocks the update adds to a transaction at most. It is exact
+// where that is more than most.
+func (h *Handle) size(most int) int {
+	if n := len(h.blocks) + len(h.tables) + 3*(len(h.allocs)+len(h.inoNew)+len(h.inoFree)); len(h.frees) == 0 && n <= most {
+		return n // each in a group of its own is not too much
 	}
 	groups := make(map[disk.Group]struct{})
 	sb := &h.fs.sb

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
 
 	"golang.org/x/sys/unix"
@@ -27,15 +26,16 @@ var mmpSecond = time.Second
 // mmpLock keeps other hosts from mounting the file system: a block on the
 // device that changes all the time.
 type mmpLock struct {
-	dev  blockdev.Device // immutable
-	sb   disk.Superblock // immutable
-	stop chan struct{}
-	done chan struct{} // nil until refresh runs
+	fs       *FS // immutable: before the journal was replayed, which leaves the block alone
+	stop     chan struct{}
+	done     chan struct{} // closed when refresh has ended
+	released sync.Once
 
 	mu   sync.Mutex
 	m    disk.MMP  // guarded by mu: as it was written last
 	last time.Time // guarded by mu: when
-	lost bool      // guarded by mu: another host has it
+	rw   *writer   // guarded by mu: nil while the file system is being opened
+	lost error     // guarded by mu: another host has it, or may have it
 }
 
 // takeMMP makes sure that no other host has the file system mounted, and says
@@ -65,7 +65,7 @@ func (fs *FS) takeMMP(ctx context.Context) error {
 			return busy("the file system is in use elsewhere")
 		}
 	}
-	l := &mmpLock{dev: fs.dev, sb: fs.sb, stop: make(chan struct{}), m: found}
+	l := &mmpLock{fs: fs, stop: make(chan struct{}), done: make(chan struct{}), m: found}
 	l.m.Seq = 1 + rand.Uint32N(disk.MMPSeqMax)
 	l.m.Node, _ = os.Hostname()
 	l.m.Dev = "e4go"
@@ -78,6 +78,7 @@ func (fs *FS) takeMMP(ctx context.Context) error {
 		return busy("another host has taken the file system at the same time")
 	}
 	fs.mmp = l
+	go l.refresh() // from now on: a replay may take longer than others wait
 	return nil
 }
 
@@ -94,33 +95,46 @@ func (fs *FS) mmpUnchanged(ctx context.Context, wait time.Duration, seq uint32) 
 
 // write puts the block on the device. The caller holds mu, or nobody else has l.
 func (l *mmpLock) write() error {
-	data := make([]byte, l.sb.BlockSize())
-	at := int64(l.sb.MMPBlock) << l.sb.BlockBits()
-	if _, err := l.dev.ReadAt(data, at); err != nil {
-		return fmt.Errorf("read the MMP block %d: %w", l.sb.MMPBlock, err)
+	dev, sb := l.fs.dev, &l.fs.sb
+	data := make([]byte, sb.BlockSize())
+	at := int64(sb.MMPBlock) << sb.BlockBits()
+	if _, err := dev.ReadAt(data, at); err != nil {
+		return fmt.Errorf("read the MMP block %d: %w", sb.MMPBlock, err)
 	}
 	l.m.Time = uint64(time.Now().Unix())
 	l.m.Put(data)
-	if l.sb.MetadataCsum() {
-		l.m.Checksum = disk.MMPChecksum(l.sb.Seed(), data)
+	if sb.MetadataCsum() {
+		l.m.Checksum = disk.MMPChecksum(sb.Seed(), data)
 		l.m.Put(data)
 	}
-	if _, err := l.dev.WriteAt(data, at); err != nil {
-		return fmt.Errorf("write the MMP block %d: %w", l.sb.MMPBlock, err)
+	if _, err := dev.WriteAt(data, at); err != nil {
+		return fmt.Errorf("write the MMP block %d: %w", sb.MMPBlock, err)
 	}
-	if err := l.dev.Flush(); err != nil {
-		return fmt.Errorf("flush the MMP block %d: %w", l.sb.MMPBlock, err)
+	if err := dev.Flush(); err != nil {
+		return fmt.Errorf("flush the MMP block %d: %w", sb.MMPBlock, err)
 	}
 	l.last = time.Now()
 	return nil
 }
 
-// refreshMMP changes the block at each interval until it is told to stop
-// (kmmpd). If that was late, and another host has taken the file system meanwhile,
-// writing ends.
-func (fs *FS) refreshMMP(l *mmpLock) {
+// attach lets rw end if another host takes the file system. It fails if that
+// has happened already.
+func (l *mmpLock) attach(rw *writer) error {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rw = rw
+	return l.lost
+}
+
+// refresh changes the block at each interval until it is told to stop (kmmpd).
+// If that was late, and another host has taken the file system meanwhile, writing ends, and with
+// it everything: what would be put on record is the other's by now.
+func (l *mmpLock) refresh() {
 	defer close(l.done)
-	interval := time.Duration(max(l.sb.MMPInterval, 1)) * mmpSecond
+	interval := time.Duration(max(l.fs.sb.MMPInterval, 1)) * mmpSecond
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -129,31 +143,34 @@ func (fs *FS) refreshMMP(l *mmpLock) {
 			return
 		case <-tick.C:
 		}
-		if err := fs.refreshMMPOnce(l, interval); err != nil {
-			fs.rw.mu.Lock()
-			fs.rw.failLocked(err)
-			fs.rw.mu.Unlock()
-			fs.rw.abort(err)
+		if rw, err := l.refreshOnce(interval); err != nil {
+			if rw != nil {
+				rw.end(err)
+			}
 			return
 		}
 	}
 }
 
-func (fs *FS) refreshMMPOnce(l *mmpLock, interval time.Duration) error {
-	fs.rw.mu.Lock()
-	frozen := fs.rw.frozen
-	fs.rw.mu.Unlock()
-	if frozen || fs.stopped() != nil {
-		return nil
-	}
+// refreshOnce changes the block. It fails if the file system is another's, and
+// returns who has to be told.
+func (l *mmpLock) refreshOnce(interval time.Duration) (*writer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.rw.quiet() {
+		return nil, nil
+	}
 	late := time.Since(l.last)
 	if late > max(mmpCheckTimes*interval, mmpMinCheck*mmpSecond) {
-		now, err := fs.MMP()
-		if err == nil && (now.Seq != l.m.Seq || now.Node != l.m.Node) {
-			l.lost = true
-			return fmt.Errorf("the file system was taken by host %q while it was in use here: %w", now.Node, unix.EBUSY)
+		now, err := l.fs.MMP()
+		switch {
+		case err != nil:
+			l.lost = fmt.Errorf("whether another host has taken the file system cannot be seen: %w", err)
+		case now.Seq != l.m.Seq || now.Node != l.m.Node:
+			l.lost = fmt.Errorf("the file system was taken by host %q while it was in use here: %w", now.Node, unix.EBUSY)
+		}
+		if l.lost != nil {
+			return l.rw, l.lost
 		}
 	}
 	l.m.Interval = uint16(min(max(mmpCheckTimes*uint64(late/mmpSecond), mmpMinCheck), mmpMaxCheck))
@@ -161,7 +178,18 @@ func (fs *FS) refreshMMPOnce(l *mmpLock, interval time.Duration) error {
 		l.m.Seq = 1
 	}
 	_ = l.write() // the next try may go well; if none does, others see that it is late
-	return nil
+	return nil, nil
+}
+
+// quiet reports whether the device is to be left alone: it is frozen, or as
+// after a power cut.
+func (rw *writer) quiet() bool {
+	if rw == nil {
+		return false
+	}
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	return rw.frozen || rw.fs.stopped() != nil
 }
 
 // releaseMMP says that the file system is not mounted any more.
@@ -170,16 +198,17 @@ func (fs *FS) releaseMMP() error {
 	if l == nil {
 		return nil
 	}
-	fs.mmp = nil
-	close(l.stop)
-	if l.done != nil {
+	var err error
+	l.released.Do(func() {
+		close(l.stop)
 		<-l.done
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.lost || fs.stopped() != nil {
-		return nil // it is another's, or as after a power cut
-	}
-	l.m.Seq = disk.MMPSeqClean
-	return l.write()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.lost != nil || fs.stopped() != nil {
+			return // it is another's, or as after a power cut
+		}
+		l.m.Seq = disk.MMPSeqClean
+		err = l.write()
+	})
+	return err
 }

@@ -111,6 +111,13 @@ func (fs *FS) openWriter(ctx context.Context) error {
 		if s := j.Super(); s.Errno != 0 {
 			return &UnsupportedError{What: fmt.Sprintf("writing with a journal that was aborted with error %d: run e2fsck first", s.Errno)}
 		}
+		if s := j.Super(); !j.Clean() {
+			// The superblock says that nothing has to be recovered: what the log holds does not
+			// count (jbd2_journal_wipe). It has fewer transactions than blocks.
+			if err := j.MarkClean(loc.Dev, s.Sequence+s.MaxLen); err != nil {
+				return fmt.Errorf("journal: %w", err)
+			}
+		}
 		var features disk.JournalFeature
 		if fs.sb.MetadataCsum() {
 			features |= disk.JournalCsumV3
@@ -121,6 +128,9 @@ func (fs *FS) openWriter(ctx context.Context) error {
 		if rw.log, err = jbd2.NewWriter(j, fs.dev, features); err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
+	}
+	if err := fs.mmp.attach(rw); err != nil {
+		return err
 	}
 	rw.super.Mtime = rw.now().Unix()
 	rw.super.MountCount++
@@ -134,10 +144,6 @@ func (fs *FS) openWriter(ctx context.Context) error {
 		interval = DefaultCommitInterval
 	}
 	go rw.commitLoop(interval)
-	if fs.mmp != nil {
-		fs.mmp.done = make(chan struct{})
-		go fs.refreshMMP(fs.mmp)
-	}
 	if err := fs.finishOrphans(ctx); err != nil {
 		return errors.Join(fmt.Errorf("finish what was left of deleted files: %w", err), fs.closeWriter())
 	}

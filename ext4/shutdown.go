@@ -44,15 +44,22 @@ func (fs *FS) Shutdown(kind ShutdownKind) error {
 		err = rw.commit()
 	}
 	fs.dead.Store(true)
+	rw.end(ErrShutdown)
+	return err
+}
+
+// end ends writing as a power cut does: nothing more goes to the device, not
+// even what has happened.
+func (rw *writer) end(err error) {
 	rw.mu.Lock()
-	rw.failLocked(ErrShutdown)
+	rw.failLocked(err)
+	rw.ended = true
 	rw.mu.Unlock()
 	rw.commitMu.Lock()
 	defer rw.commitMu.Unlock()
 	if rw.log != nil {
-		rw.log.Stop(ErrShutdown)
+		rw.log.Stop(err)
 	}
-	return err
 }
 
 // Freeze makes everything durable and the device that of an unmounted file

@@ -36,6 +36,7 @@ type writer struct {
 	super      disk.Superblock         // guarded by mu: as the next transaction writes it
 	failed     error                   // guarded by mu: why nothing is written any more
 	noted      *disk.CorruptError      // guarded by mu: the corruption that was dealt with last
+	ended      bool                    // guarded by mu: not even that, see [writer.end]
 	free       uint64                  // guarded by mu: clusters that can be allocated now
 	freeDisk   uint64                  // guarded by mu: clusters that the bitmaps have as free
 	freeInodes uint32                  // guarded by mu

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"e4go/ext4/disk"
+	"e4go/ext4/mkfs"
 
 	"golang.org/x/sys/unix"
 )
@@ -184,4 +185,97 @@ func (fs *FS) taken() string {
 func panics(fn func() error) (err error, panicked bool) {
 	defer func() { panicked = recover() != nil }()
 	return fn(), false
+}
+
+// A journal that holds transactions, in a file system that says that it needs
+// no recovery (as debugfs can make it), is emptied, and nothing of it is replayed.
+func TestJournalNotWanted(t *testing.T) {
+	mem := crashImages()[0].make(t)
+	ctx := context.Background()
+	fs, err := crashOpen(mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if _, err := fs.Create(ctx, Root, disk.RootIno, fmt.Sprint("a", i), disk.ModeReg|0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := fs.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fs.abandon()
+	raw := readSuperBytes(mem)
+	sb := disk.DecodeSuperblock(raw)
+	sb.Incompat &^= disk.IncompatRecover
+	sb.Put(raw)
+	sb.Checksum = disk.SuperblockChecksum(raw)
+	sb.Put(raw)
+	mem.WriteAt(raw, disk.SuperblockOffset)
+	for range 2 { // the second time after a crash: only what is new is replayed
+		if fs, err = crashOpen(mem); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fs.Resolve("/a2", false); err != nil {
+			t.Error(err)
+		}
+		if err := fs.Unlink(ctx, Root, disk.RootIno, "a1"); err != nil && !errors.Is(err, unix.ENOENT) {
+			t.Fatal(err)
+		}
+		if err := fs.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		fs.abandon()
+	}
+	if fs, err = crashOpen(mem); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.Resolve("/a1", false); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a file that was deleted: %v", err)
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := judge(mem, false); err != nil {
+		t.Error(err)
+	}
+}
+
+// An update that takes many runs of one group changes that group's bitmap
+// once: it fits into the smallest journal.
+func TestManyRunsInOneUpdate(t *testing.T) {
+	mem := crashImage{"ea_inode, small journal", 8 << 20, mkfs.Options{BlockSize: 1024, JournalMiB: 1, Features: []string{"ea_inode"}}, true}.make(t)
+	fs, err := crashOpen(mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	in, err := fs.Create(ctx, Root, disk.RootIno, "sieve", disk.ModeReg|0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off := int64(0); ; off += 1 << 20 {
+		if err := fs.Fallocate(ctx, Root, in.Ino(), 0, off, 1<<20); errors.Is(err, unix.ENOSPC) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for b := range int64(200) {
+		if err := fs.Fallocate(ctx, Root, in.Ino(), FallocPunchHole|FallocKeepSize, 2*b<<10, 1<<10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Setxattr(ctx, Root, in.Ino(), "user.big", make([]byte, 60_000), 0); err != nil {
+		t.Error(err)
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := judge(mem, false); err != nil {
+		t.Error(err)
+	}
 }
