@@ -44,7 +44,7 @@ func (rw *writer) withInodes(n disk.Group) (*group, error) {
 	if err != nil || g.inodes != nil {
 		return g, err
 	}
-	b, err := rw.fs.inodeBitmap(n)
+	b, err := rw.view.fs.inodeBitmap(n)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (rw *writer) desc(n disk.Group) (disk.GroupDesc, error) {
 	if g, ok := rw.groups[n]; ok {
 		return g.desc, nil
 	}
-	return rw.fs.groupDesc(n)
+	return rw.view.fs.groupDesc(n)
 }
 
 // findFree looks for a run of at most want free clusters as req asks. n is 0

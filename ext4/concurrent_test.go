@@ -67,6 +67,10 @@ func TestConcurrent(t *testing.T) {
 			if err := judge(mem, false); err != nil {
 				t.Fatal(err)
 			}
+			// Readers have not taken what was changing for corrupt.
+			if sb, _, err := ReadSuper(mem, Options{}); err != nil || sb.ErrorCount != 0 {
+				t.Errorf("%d errors on record, the last %+v, %v", sb.ErrorCount, sb.LastError, err)
+			}
 		})
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An ErrorPolicy is what happens when an update meets corruption: the mount
-// option errors=. Its values are those of s_errors.
+// An ErrorPolicy is what happens where the file system is open for writing and
+// corruption is met, or an update needs what the device cannot read: the mount option errors=. Its values are those of s_errors.
 type ErrorPolicy uint16
 
 const (
@@ -52,20 +52,32 @@ func (fs *FS) stopped() error {
 	return nil
 }
 
-// corruptLocked deals with corruption that an update has met (ext4_error). It
-// reports whether the caller has to call [writer.abort] when it has let go of mu.
+// corruptLocked deals with corruption that was met (ext4_error). It reports
+// whether the caller has to call [writer.abort] when it has let go of mu.
 func (rw *writer) corruptLocked(bad *disk.CorruptError) bool {
 	rw.noted = bad
-	e := disk.ErrorRecord{Time: rw.now().Unix(), Block: bad.Block, Func: "e4go", Code: codeCorrupted}
+	e := disk.ErrorRecord{Block: bad.Block, Code: codeCorrupted}
 	if isInode(bad) {
 		e.Ino = disk.Ino(bad.Num)
 	}
+	return rw.notedLocked(e, bad)
+}
+
+// unreadableLocked is corruptLocked for err, of an update that needs a block
+// that the device could not read.
+func (rw *writer) unreadableLocked(a *readAhead, err error) bool {
+	return rw.notedLocked(disk.ErrorRecord{Block: disk.PBlock(a.failedAt >> rw.fs.sb.BlockBits()), Code: codeEIO}, err)
+}
+
+// notedLocked puts an error on record and does what follows.
+func (rw *writer) notedLocked(e disk.ErrorRecord, err error) bool {
+	e.Time, e.Func = rw.now().Unix(), "e4go"
 	noteError(&rw.super, e)
 	if rw.fs.errorPolicy() == ErrorsContinue {
 		rw.running.super = true
 		return false
 	}
-	rw.failLocked(bad)
+	rw.failLocked(err)
 	return true
 }
 

@@ -77,7 +77,7 @@ type Options struct {
 	// [*UnsupportedError] that says why; it can be opened again without.
 	Write bool
 
-	// Errors says what happens when an update meets corruption.
+	// Errors says what happens when corruption is met, with Write.
 	Errors ErrorPolicy
 
 	// CommitInterval is how long a change waits to become durable when nobody
@@ -116,8 +116,9 @@ type FS struct {
 	journal  *JournalInfo // immutable
 	statfsMu sync.Mutex
 	overhead *overhead // guarded by statfsMu
-	dead     atomic.Bool
-	mmp      *mmpLock // nil unless the file system is protected, and open for writing
+	dead     *atomic.Bool
+	outer    *FS      // immutable: of the one that updates see (forUpdates), the one that readers see; else nil
+	mmp      *mmpLock // immutable once open; nil unless the file system is protected, and open for writing
 }
 
 // An UnsupportedError names what a file system has that this package cannot read.
@@ -237,7 +238,7 @@ func (fs *FS) reread(dst blockdev.Device) (*FS, error) {
 }
 
 func newFS(dev blockdev.Device, src superSource, o Options) *FS {
-	return &FS{dev: dev, sb: src.sb, super: src, seed: src.sb.Seed(), opts: o, cache: newCache(o.CacheSize)}
+	return &FS{dev: dev, sb: src.sb, super: src, seed: src.sb.Seed(), opts: o, cache: newCache(o.CacheSize), dead: new(atomic.Bool)}
 }
 
 // Close makes durable what was written, marks the file system as clean, and
@@ -263,7 +264,8 @@ func (fs *FS) SuperOffset() int64 { return fs.super.at }
 func (fs *FS) PrimaryErr() error { return fs.super.primaryErr }
 
 // Device is what the file system is read from: the device it was opened on, or
-// a *blockdev.Overlay above it when a journal was replayed.
+// a *blockdev.Overlay above it when a journal was replayed. With Options.Write it is
+// one above it whose flushes all fail once one has.
 func (fs *FS) Device() blockdev.Device { return fs.dev }
 
 // deviceBlocks is the number of blocks that the file system can really have:

@@ -35,12 +35,15 @@ func (rw *writer) load(n disk.Group) (*group, error) {
 	if g, ok := rw.groups[n]; ok {
 		return g, nil
 	}
-	desc, err := rw.fs.groupDesc(n)
+	desc, err := rw.view.fs.groupDesc(n)
 	if err != nil {
 		return nil, err
 	}
-	b, err := rw.fs.blockBitmap(n)
+	b, err := rw.view.fs.blockBitmap(n)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := rw.descBlock(uint64(n) / uint64(rw.fs.sb.DescPerBlock())); err != nil { // the commit needs it
 		return nil, err
 	}
 	g := &group{n: n, desc: desc, blocks: append(bitmap(nil), b...), longest: rw.fs.clusters(n)}
@@ -164,10 +167,12 @@ func (rw *writer) descBlock(i uint64) (*descBlock, error) {
 	if d, ok := rw.descs[i]; ok {
 		return d, nil
 	}
-	d := &descBlock{n: rw.fs.sb.DescBlock(rw.fs.super.block(), i), data: make([]byte, rw.fs.sb.BlockSize())}
-	if err := rw.fs.readBlocks(d.data, d.n); err != nil {
+	n := rw.fs.sb.DescBlock(rw.fs.super.block(), i)
+	data, err := rw.view.fs.bytes(n)
+	if err != nil {
 		return nil, fmt.Errorf("group descriptors: %w", err)
 	}
+	d := &descBlock{n: n, data: bytes.Clone(data)}
 	rw.descs[i] = d
 	return d, nil
 }

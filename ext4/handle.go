@@ -17,7 +17,7 @@ import (
 // before the update ends well, and then all of it at once. It dies with the
 // function that it was given to.
 type Handle struct {
-	fs     *FS
+	fs     *FS // as updates see it
 	rw     *writer
 	blocks map[disk.PBlock]*staged
 	inodes map[disk.Ino]*Inode
@@ -65,8 +65,9 @@ var errUpdateTooLarge = fmt.Errorf("the journal is too small for this change: %w
 
 // Update runs fn, which changes metadata through its handle, and publishes
 // what it did, or nothing of it if it fails or panics. Updates run one at a
-// time, in memory; readers are not kept waiting. What was published becomes durable with the
-// transaction that it joined: see [FS.Sync] and [FS.Fsync].
+// time, in memory; readers are not kept waiting. fn is called again, with nothing of the call before
+// in the handle, when a block had to be read first, or when space has become free. What
+// was published becomes durable with the transaction that it joined: see [FS.Sync] and [FS.Fsync].
 func (fs *FS) Update(ctx context.Context, fn func(*Handle) error) error {
 	if fs.rw == nil {
 		return ErrReadOnly
@@ -86,20 +87,27 @@ func (fs *FS) Update(ctx context.Context, fn func(*Handle) error) error {
 // update is one try of [FS.Update]. With an error it reports whether clusters
 // will be free that were not.
 func (rw *writer) update(ctx context.Context, fn func(*Handle) error) (coming bool, err error) {
-	coming, fatal, err := rw.updateInMemory(ctx, fn)
+	var a readAhead
+	coming, fatal, err := rw.updateInMemory(ctx, &a, fn)
+	for a.fetch(rw.fs.dev) {
+		coming, fatal, err = rw.updateInMemory(ctx, &a, fn)
+	}
 	if fatal {
 		rw.abort(err)
 	}
 	return coming, err
 }
 
-// updateInMemory does the update. fatal says that its error ends writing.
-func (rw *writer) updateInMemory(ctx context.Context, fn func(*Handle) error) (coming, fatal bool, err error) {
+// updateInMemory does the update, unless it lacks a block, which a knows then.
+// fatal says that its error ends writing.
+func (rw *writer) updateInMemory(ctx context.Context, a *readAhead, fn func(*Handle) error) (coming, fatal bool, err error) {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
 	if err := rw.waitForRoomLocked(ctx); err != nil {
 		return false, false, err
 	}
+	rw.view.begin(a, rw.commits)
+	defer rw.view.end()
 	rw.tick++
 	h := rw.newHandle()
 	published := false
@@ -113,6 +121,9 @@ func (rw *writer) updateInMemory(ctx context.Context, fn func(*Handle) error) (c
 	if err == nil {
 		err = h.seal()
 	}
+	if a.missing != nil { // whatever fn made of that
+		return false, false, errNotRead
+	}
 	if err == nil {
 		if most := rw.handleRoom(); h.size(most) > most {
 			err = fmt.Errorf("%w: %d blocks of at most %d", errUpdateTooLarge, h.size(most), most)
@@ -120,8 +131,11 @@ func (rw *writer) updateInMemory(ctx context.Context, fn func(*Handle) error) (c
 	}
 	if err != nil {
 		var bad *disk.CorruptError
-		if errors.As(err, &bad) {
+		switch {
+		case errors.As(err, &bad):
 			fatal = rw.corruptLocked(bad)
+		case a.failed != nil && errors.Is(err, a.failed):
+			fatal = rw.unreadableLocked(a, err)
 		}
 		return rw.spaceComingLocked(), fatal, err
 	}
@@ -135,12 +149,12 @@ func (rw *writer) updateInMemory(ctx context.Context, fn func(*Handle) error) (c
 func (rw *writer) newHandle() *Handle {
 	h := rw.spare
 	if h == nil || len(h.blocks)+len(h.inodes) > 64 {
-		return &Handle{fs: rw.fs, rw: rw, blocks: make(map[disk.PBlock]*staged), inodes: make(map[disk.Ino]*Inode), tables: make(map[disk.PBlock][]byte)}
+		return &Handle{fs: rw.view.fs, rw: rw, blocks: make(map[disk.PBlock]*staged), inodes: make(map[disk.Ino]*Inode), tables: make(map[disk.PBlock][]byte)}
 	}
 	clear(h.blocks)
 	clear(h.inodes)
 	clear(h.tables)
-	*h = Handle{fs: rw.fs, rw: rw, blocks: h.blocks, inodes: h.inodes, tables: h.tables}
+	*h = Handle{fs: rw.view.fs, rw: rw, blocks: h.blocks, inodes: h.inodes, tables: h.tables}
 	return h
 }
 
@@ -189,7 +203,7 @@ func (h *Handle) inode(ino disk.Ino) (*Inode, error) {
 	if in, ok := h.inodes[ino]; ok {
 		return in, nil
 	}
-	cur, err := h.fs.Inode(ino)
+	cur, err := h.fs.published(ino)
 	if err != nil {
 		return nil, err
 	}
@@ -391,7 +405,7 @@ func (h *Handle) publish() {
 	}
 	for ino, in := range h.inodes {
 		l.ofBlock(in.block).Add(1)
-		in.tx = nil // from now on it does not change
+		in.fs, in.tx = fs.outer, nil // from now on it does not change
 		l.dirty[ino] = liveInode{in, tx}
 		tx.inodes[ino] = in
 	}

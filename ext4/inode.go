@@ -56,6 +56,15 @@ func (in *Inode) weight() uint32 {
 // ENOENT if the file system has no such number, and with a *disk.CorruptError
 // if the inode's checksum is wrong.
 func (fs *FS) Inode(ino disk.Ino) (*Inode, error) {
+	in, err := fs.published(ino)
+	if err == nil && fs.outer != nil {
+		in = in.within(fs)
+	}
+	return in, err
+}
+
+// published is [FS.Inode], as readers see it.
+func (fs *FS) published(ino disk.Ino) (*Inode, error) {
 	if err := fs.stopped(); err != nil {
 		return nil, fmt.Errorf("inode %d: %w", ino, err)
 	}
@@ -82,7 +91,7 @@ func (fs *FS) Inode(ino disk.Ino) (*Inode, error) {
 		return nil, err
 	}
 	in := &Inode{
-		fs: fs, ino: ino, disk: disk.DecodeInode(raw), raw: append([]byte(nil), raw...), block: blk, off: off,
+		fs: fs.shared(), ino: ino, disk: disk.DecodeInode(raw), raw: append([]byte(nil), raw...), block: blk, off: off,
 	}
 	in.seed = disk.InodeSeed(fs.seed, ino, in.disk.Generation)
 	fs.live.keep(blk, mark, func() { fs.cache.put(kindInode, uint64(ino), in) })

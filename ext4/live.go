@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -136,12 +137,12 @@ func (l *live) retire(tx *transaction, c *cache) {
 	}
 }
 
-// stableTries is how often a reader tries before it keeps the writer out.
+// stableTries is how often a reader tries before it keeps updates out.
 const stableTries = 32
 
 // stable calls fn with the inode as it is now, again if what belongs to it
-// has changed meanwhile. fn must not mind: it starts over. It fails with a
-// wrapped ESTALE if the number is another inode's by now.
+// has changed meanwhile, or if it finds something corrupt. fn must not mind: it starts over. It
+// fails with a wrapped ESTALE if the number is another inode's by now.
 func (in *Inode) stable(fn func(*Inode) error) error {
 	l := in.fs.live
 	if l == nil || in.tx != nil {
@@ -158,17 +159,36 @@ func (in *Inode) stable(fn func(*Inode) error) error {
 		if err == nil {
 			err = fn(now)
 		}
-		if seq.Load() == before {
+		if seq.Load() != before {
+			continue
+		}
+		if in.fs.outer != nil || !errors.Is(err, disk.ErrCorrupt) {
 			return err
 		}
+		break
 	}
-	in.fs.rw.mu.Lock()
-	defer in.fs.rw.mu.Unlock()
-	now, err := in.current()
-	if err != nil {
-		return err
+	return in.still(fn)
+}
+
+// still calls fn with the inode as it is now, while updates are kept out. What
+// is corrupt then is put on record, and leads to what [Options].Errors says.
+func (in *Inode) still(fn func(*Inode) error) error {
+	rw := in.fs.rw
+	fatal, err := func() (bool, error) {
+		rw.mu.Lock()
+		defer rw.mu.Unlock()
+		now, err := in.current()
+		if err == nil {
+			err = fn(now)
+		}
+		var bad *disk.CorruptError
+		// What is frozen is not changed. Whoever meets it later puts it on record.
+		return errors.As(err, &bad) && rw.failed == nil && !rw.frozen && rw.corruptLocked(bad), err
+	}()
+	if fatal {
+		rw.abort(err)
 	}
-	return fn(now)
+	return err
 }
 
 // current is the inode as it was published last.

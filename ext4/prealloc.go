@@ -79,7 +79,11 @@ const (
 // req asks. in is nil for metadata. It tries again when blocks that are free wait for a commit.
 func (rw *writer) reserveFor(c Caller, in *Inode, at disk.LBlock, req allocRequest) (run, error) {
 	for try := 0; ; try++ {
-		r, coming, err := rw.tryReserveFor(c, in, at, req)
+		var a readAhead
+		r, coming, err := rw.tryReserveFor(c, in, at, req, &a)
+		for a.fetch(rw.fs.dev) {
+			r, coming, err = rw.tryReserveFor(c, in, at, req, &a)
+		}
 		if !coming || !errors.Is(err, unix.ENOSPC) || try == allocTries {
 			return r, err
 		}
@@ -89,9 +93,11 @@ func (rw *writer) reserveFor(c Caller, in *Inode, at disk.LBlock, req allocReque
 	}
 }
 
-func (rw *writer) tryReserveFor(c Caller, in *Inode, at disk.LBlock, req allocRequest) (r run, coming bool, err error) {
+func (rw *writer) tryReserveFor(c Caller, in *Inode, at disk.LBlock, req allocRequest, a *readAhead) (r run, coming bool, err error) {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
+	rw.view.begin(a, rw.commits)
+	defer rw.view.end()
 	rw.tick++
 	if err := rw.readOnlyLocked(); err != nil {
 		return run{}, false, err

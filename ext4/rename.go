@@ -47,6 +47,7 @@ func (fs *FS) Rename(ctx context.Context, c Caller, dir disk.Ino, name string, n
 	default:
 		var orphan, sync disk.Ino
 		err = fs.changeNames(ctx, c, func(h *Handle) (*Inode, error) {
+			orphan, sync = 0, 0
 			r := renaming{flags: flags, name: name, newName: newName}
 			if err := h.findRenaming(&r, dir, newDir); err != nil {
 				return nil, err
@@ -57,7 +58,7 @@ func (fs *FS) Rename(ctx context.Context, c Caller, dir disk.Ino, name string, n
 			if err := r.judge(); err != nil {
 				return nil, err
 			}
-			if sync = 0; r.to.disk.Flags&(disk.FlagDirsync|disk.FlagSync) != 0 {
+			if r.to.disk.Flags&(disk.FlagDirsync|disk.FlagSync) != 0 {
 				sync = r.to.ino
 			}
 			if flags&RenameExchange != 0 {

@@ -139,6 +139,8 @@ func (fs *FS) openWriter(ctx context.Context) error {
 	}
 	rw.zones.sort()
 	fs.live, fs.rw = newLive(), rw
+	rw.view.fs = fs.forUpdates()
+	rw.view.updateDevice = rw.view.fs.dev.(*updateDevice)
 	interval := fs.opts.CommitInterval
 	if interval <= 0 {
 		interval = DefaultCommitInterval

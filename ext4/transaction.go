@@ -22,6 +22,7 @@ type writer struct {
 	now func() time.Time
 
 	zones zones // immutable
+	view  view  // immutable: what updates see
 
 	// mu makes updates run one at a time. Readers do not take it.
 	mu         sync.Mutex
@@ -45,6 +46,7 @@ type writer struct {
 	longest    map[disk.Group]uint32   // guarded by mu: of groups that are not in groups any more
 	groupBytes int                     // guarded by mu: size of the bitmaps in groups
 	shrinkAt   int                     // guarded by mu: groupBytes at which some are dropped
+	commits    uint64                  // guarded by mu: how many have ended
 	tick       uint64                  // guarded by mu: counts updates and reservations
 	discarding bool                    // guarded by mu: free clusters are reserved while the device discards them
 
@@ -59,6 +61,12 @@ type writer struct {
 	// What inodes can share, by h_hash and by the hash of the value.
 	xattrBlocks hashIndex[disk.PBlock] // guarded by mu
 	eaInodes    hashIndex[disk.Ino]    // guarded by mu
+}
+
+// view is the file system, and the device, as updates see them.
+type view struct {
+	fs *FS
+	*updateDevice
 }
 
 // A transaction is the updates that become durable together.
@@ -115,19 +123,25 @@ func (rw *writer) handleRoom() int { return rw.room() / 2 }
 
 // waitForRoomLocked waits until the running transaction takes another update.
 func (rw *writer) waitForRoomLocked(ctx context.Context) error {
-	for {
+	for waited := false; ; waited = true {
 		switch {
 		case rw.failed != nil || rw.closed:
 			return rw.readOnlyLocked()
-		case rw.frozen:
-			rw.changed.Wait()
-			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case rw.frozen:
 		case rw.running.size() <= rw.room()-rw.handleRoom():
 			return nil
+		default:
+			rw.kick()
 		}
-		rw.kick()
+		if !waited {
+			defer context.AfterFunc(ctx, func() {
+				rw.mu.Lock()
+				defer rw.mu.Unlock()
+				rw.changed.Broadcast()
+			})()
+		}
 		rw.changed.Wait()
 	}
 }
@@ -181,7 +195,11 @@ func (rw *writer) commitLoop(interval time.Duration) {
 func (rw *writer) commit() error {
 	rw.commitMu.Lock()
 	defer rw.commitMu.Unlock()
-	tx, t, err := rw.takeRunning()
+	if idle, err := rw.idle(); idle {
+		return err
+	}
+	super, err := rw.readSuper()
+	tx, t, err := rw.takeRunning(super, err)
 	if tx == nil {
 		return err
 	}
@@ -202,19 +220,30 @@ func (rw *writer) commit() error {
 	return err
 }
 
+// idle reports whether there is nothing to commit, or nothing more will be, and
+// why.
+func (rw *writer) idle() (bool, error) {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	return rw.failed != nil || rw.running.empty(), rw.failed
+}
+
 // errUnfinished is the error of a transaction whose commit has ended in a panic.
 var errUnfinished = fmt.Errorf("the commit did not end: %w", unix.EIO)
 
 // takeRunning makes the running transaction the committing one, and returns it
-// and what it writes, nil if that cannot be put together. It returns nil, nil if there is
-// nothing to commit.
-func (rw *writer) takeRunning() (tx *transaction, t *jbd2.Transaction, err error) {
+// and what it writes, nil if that cannot be put together. It returns no transaction if nothing
+// more is written.
+// super is the block of the superblock as it is, or why it could not be read.
+func (rw *writer) takeRunning(super jbd2.Block, superErr error) (tx *transaction, t *jbd2.Transaction, err error) {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
-	if tx = rw.running; rw.failed != nil || tx.empty() {
+	if tx = rw.running; rw.failed != nil {
 		return nil, nil, rw.failed
 	}
-	t, err = rw.freezeLocked(tx)
+	if err = superErr; err == nil {
+		t, err = rw.freezeLocked(tx, super)
+	}
 	rw.committing, rw.running = tx, newTransaction()
 	rw.changed.Broadcast() // there is room again
 	return tx, t, err
@@ -233,6 +262,7 @@ func (rw *writer) committed(tx *transaction, err error) (failed bool) {
 		rw.failLocked(err)
 		return true
 	}
+	rw.commits++
 	rw.fs.live.retire(tx, rw.fs.cache)
 	rw.releaseLocked(tx.frees)
 	rw.shrinkCommitted()
@@ -241,8 +271,8 @@ func (rw *writer) committed(tx *transaction, err error) (failed bool) {
 }
 
 // freezeLocked is what tx writes: its blocks, the bitmaps and descriptors of
-// its groups, and the superblock.
-func (rw *writer) freezeLocked(tx *transaction) (*jbd2.Transaction, error) {
+// its groups, and super with the superblock as it shall be.
+func (rw *writer) freezeLocked(tx *transaction, super jbd2.Block) (*jbd2.Transaction, error) {
 	t := &jbd2.Transaction{Blocks: make([]jbd2.Block, 0, tx.size())}
 	rw.freezeInodes(tx)
 	if err := rw.freezeGroups(tx); err != nil {
@@ -251,11 +281,8 @@ func (rw *writer) freezeLocked(tx *transaction) (*jbd2.Transaction, error) {
 	for n, data := range tx.blocks {
 		t.Blocks = append(t.Blocks, jbd2.Block{N: n, Data: data})
 	}
-	b, err := rw.superBlockLocked()
-	if err != nil {
-		return nil, err
-	}
-	t.Blocks = append(t.Blocks, b)
+	rw.putSuper(&rw.super, super.Data[int(rw.fs.super.at)%rw.fs.sb.BlockSize():][:disk.SuperblockSize])
+	t.Blocks = append(t.Blocks, super)
 	for n := range tx.revoked {
 		t.Revokes = append(t.Revokes, n)
 	}
@@ -280,15 +307,10 @@ func (rw *writer) freezeInodes(tx *transaction) {
 	}
 }
 
-// superBlockLocked is the block of the superblock as it shall be.
-func (rw *writer) superBlockLocked() (jbd2.Block, error) {
-	n := rw.fs.super.block()
-	data := make([]byte, rw.fs.sb.BlockSize())
-	if err := rw.fs.readBlocks(data, n); err != nil {
-		return jbd2.Block{}, err
-	}
-	rw.putSuper(&rw.super, data[int(rw.fs.super.at)%rw.fs.sb.BlockSize():][:disk.SuperblockSize])
-	return jbd2.Block{N: n, Data: data}, nil
+// readSuper is the block of the superblock as the device has it.
+func (rw *writer) readSuper() (jbd2.Block, error) {
+	b := jbd2.Block{N: rw.fs.super.block(), Data: make([]byte, rw.fs.sb.BlockSize())}
+	return b, rw.fs.readBlocks(b.Data, b.N)
 }
 
 // putSuper writes a superblock, with the counts as they are, over raw.

@@ -53,7 +53,11 @@ func (fs *FS) Trim(ctx context.Context, start, length, minLen uint64) (trimmed u
 func (rw *writer) trimPart(at, end disk.PBlock, least uint32) (n uint64, next disk.PBlock, err error) {
 	rw.trimMu.Lock()
 	defer rw.trimMu.Unlock()
-	runs, next, err := rw.takeFree(at, end, least)
+	var a readAhead
+	runs, next, err := rw.takeFree(at, end, least, &a)
+	for a.fetch(rw.fs.dev) {
+		runs, next, err = rw.takeFree(at, end, least, &a)
+	}
 	defer func() {
 		rw.mu.Lock()
 		defer rw.mu.Unlock()
@@ -78,9 +82,11 @@ func (rw *writer) trimPart(at, end disk.PBlock, least uint32) (n uint64, next di
 }
 
 // takeFree reserves the free runs that trimPart discards.
-func (rw *writer) takeFree(at, end disk.PBlock, least uint32) (runs []run, next disk.PBlock, err error) {
+func (rw *writer) takeFree(at, end disk.PBlock, least uint32, a *readAhead) (runs []run, next disk.PBlock, err error) {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
+	rw.view.begin(a, rw.commits)
+	defer rw.view.end()
 	if err := rw.readOnlyLocked(); err != nil {
 		return nil, end, err
 	}

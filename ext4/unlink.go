@@ -66,6 +66,7 @@ func (fs *FS) Rmdir(ctx context.Context, c Caller, dir disk.Ino, name string) er
 func (fs *FS) removeName(ctx context.Context, c Caller, dir disk.Ino, name string, drop func(h *Handle, dir, in *Inode) error) error {
 	var orphan disk.Ino
 	err := fs.changeNames(ctx, c, func(h *Handle) (*Inode, error) {
+		orphan = 0
 		dir, err := h.directory(dir)
 		if err != nil {
 			return dir, err
