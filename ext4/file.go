@@ -149,13 +149,16 @@ func (fs *FS) writableFile(ino disk.Ino) (*Inode, error) {
 // inUse returns inode ino, if it is not deleted. The caller holds the inode's
 // lock, without which it may be deleted the next moment.
 func (fs *FS) inUse(ino disk.Ino) (*Inode, error) {
+	in, err := fs.Inode(ino)
+	if err != nil || in.disk.Links > 0 {
+		return in, err
+	}
 	fs.rw.mu.Lock()
 	defer fs.rw.mu.Unlock()
-	in, err := fs.Inode(ino)
-	if err == nil && in.disk.Links == 0 && !fs.rw.isOrphanLocked(ino) {
+	if !fs.rw.isOrphanLocked(ino) {
 		return nil, in.stale()
 	}
-	return in, err
+	return in, nil
 }
 
 func (fs *FS) writeDevice(p []byte, at int64) error {
