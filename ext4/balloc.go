@@ -1,7 +1,9 @@
 package ext4
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"e4go/ext4/disk"
 
@@ -297,6 +299,24 @@ func (h *Handle) free(r run, meta bool) error {
 		}
 	}
 	h.frees = append(h.frees, freedRun{r, meta})
+	return nil
+}
+
+// checkFrees returns a *disk.CorruptError if the update gives back a block twice:
+// what it has unmapped leads there from two places. Each was in use when it was given back.
+func (h *Handle) checkFrees() error {
+	if len(h.frees) < 2 {
+		return nil
+	}
+	runs := slices.Clone(h.frees)
+	slices.SortFunc(runs, func(a, b freedRun) int { return cmp.Compare(a.first, b.first) })
+	for i := range runs[1:] {
+		a, b := runs[i].run, runs[i+1].run
+		if uint64(b.first-a.first) < a.n {
+			return &disk.CorruptError{Struct: "blocks to free", Num: uint64(b.first), Field: "range",
+				Have: fmt.Sprintf("block %d, twice", b.first), Want: "each block once"}
+		}
+	}
 	return nil
 }
 

@@ -79,7 +79,7 @@ func (fs *FS) CopyRange(ctx context.Context, c Caller, src disk.Ino, srcOff int6
 	if done == 0 {
 		return 0, nil
 	}
-	return done, fs.extend(ctx, c, dst, dstOff+done)
+	return done, fs.copied(ctx, c, dst, dstOff+done)
 }
 
 func (fs *FS) copyData(ctx context.Context, c Caller, in *Inode, srcOff int64, dst disk.Ino, dstOff int64, p []byte) (int64, error) {
@@ -129,8 +129,9 @@ func (fs *FS) writeZeros(ctx context.Context, c Caller, in *Inode, off, n int64,
 	return nil
 }
 
-// extend makes a regular file at least size bytes long, and written now.
-func (fs *FS) extend(ctx context.Context, c Caller, ino disk.Ino, size int64) error {
+// copied makes a regular file, to which was copied, at least size bytes long. It is
+// written to also if there were only holes.
+func (fs *FS) copied(ctx context.Context, c Caller, ino disk.Ino, size int64) error {
 	mu := fs.rw.inodeLock(ino)
 	mu.Lock()
 	defer mu.Unlock()

@@ -198,3 +198,53 @@ func problemCodes(t *testing.T, mem *blockdev.Mem) map[string]bool {
 	add(r.Problems)
 	return codes
 }
+
+// Blocks that two extents of a file lead to are not given back twice.
+func TestExtentsThatOverlap(t *testing.T) {
+	ctx := context.Background()
+	mem := crashImages()[0].make(t)
+	fs, err := Open(mem, Options{Write: true, Errors: ErrorsContinue, Now: crashClock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Close()
+	in, err := fs.Create(ctx, Root, disk.RootIno, "twice", disk.ModeReg|0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bs := fs.sb.BlockSize()
+	if _, err := fs.WriteAt(ctx, Root, in.ino, make([]byte, 4*bs), 0); err != nil {
+		t.Fatal(err)
+	}
+	err = fs.Update(ctx, func(h *Handle) error {
+		in, err := h.inode(in.ino)
+		if err != nil {
+			return err
+		}
+		path, _, err := in.extentPath(0)
+		if err != nil {
+			return err
+		}
+		list := extentsOf(path[0].entries)
+		again := list[0]
+		again.Block, again.Start, again.Len = 10, again.Start+1, 2
+		fillNode(in.disk.Block[:], entriesOf(append(list, again)), 0, rootEntries)
+		in.disk.Size = uint64(12 * bs)
+		in.addBlocks(2)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := fs.rw.freeDisk
+	if err := fs.Truncate(ctx, Root, in.ino, 0); !errors.Is(err, disk.ErrCorrupt) {
+		t.Errorf("truncate: %v, want a *disk.CorruptError", err)
+	}
+	if fs.rw.freeDisk != before {
+		t.Errorf("%d clusters are free, %d were", fs.rw.freeDisk, before)
+	}
+	// One at a time they can go.
+	if err := fs.Truncate(ctx, Root, in.ino, int64(10*bs)); err != nil {
+		t.Error(err)
+	}
+}

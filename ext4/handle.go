@@ -271,8 +271,11 @@ func (h *Handle) fresh(k kind, in *Inode, n disk.PBlock) []byte {
 	return data
 }
 
-// seal counts quota, and puts the inodes into bytes, and the checksums everywhere.
+// seal judges what is given back, counts quota, and puts the inodes into bytes, and the checksums everywhere.
 func (h *Handle) seal() error {
+	if err := h.checkFrees(); err != nil {
+		return err
+	}
 	if err := h.chargeQuota(); err != nil {
 		return err
 	}

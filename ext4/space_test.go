@@ -183,6 +183,9 @@ func TestWriteClearsSetGID(t *testing.T) {
 	image := fullVolumes[0].make(t, "a")
 	fs, closeFS := writable(t, image, ext4.Options{})
 	ino := inos(t, fs, "a")[0]
+	if err := fs.Truncate(ctx, ext4.Root, ino, 4<<20); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		mode, want disk.Mode
 		c          ext4.Caller
@@ -198,8 +201,15 @@ func TestWriteClearsSetGID(t *testing.T) {
 				_, err := fs.WriteAt(ctx, tt.c, ino, []byte("x"), 0)
 				return err
 			},
-			"truncate":  func() error { return fs.Truncate(ctx, tt.c, ino, 1) },
+			"truncate":  func() error { return fs.Truncate(ctx, tt.c, ino, 4<<20) },
 			"fallocate": func() error { return fs.Fallocate(ctx, tt.c, ino, 0, 0, 1) },
+			"copy a hole": func() error {
+				n, err := fs.CopyRange(ctx, tt.c, ino, 1<<20, ino, 2<<20, 1<<20)
+				if n != 1<<20 {
+					t.Errorf("copied %d bytes of a hole", n)
+				}
+				return err
+			},
 			"copy": func() error {
 				_, err := fs.CopyRange(ctx, tt.c, ino, 0, ino, 2, 1)
 				return err
