@@ -228,7 +228,7 @@ func TestExtentsThatOverlap(t *testing.T) {
 		list := extentsOf(path[0].entries)
 		again := list[0]
 		again.Block, again.Start, again.Len = 10, again.Start+1, 2
-		fillNode(in.disk.Block[:], entriesOf(append(list, again)), 0, rootEntries)
+		fillRoot(&in.disk, entriesOf(append(list, again)), 0)
 		in.disk.Size = uint64(12 * bs)
 		in.addBlocks(2)
 		return nil

@@ -174,12 +174,18 @@ func (h *Handle) putRoot(in *Inode, entries []extentEntry, depth int) error {
 			return h.putRoot(in, up, depth-1)
 		}
 	}
-	fillNode(in.disk.Block[:], entries, depth, rootEntries)
+	fillRoot(&in.disk, entries, depth)
 	return nil
 }
 
+// fillRoot makes i_block the root of a tree.
+func fillRoot(d *disk.Inode, entries []extentEntry, depth int) {
+	clear(d.Block[:])
+	fillNode(d.Block[:], entries, depth, rootEntries)
+}
+
+// fillNode makes a node of b, which is all zeros.
 func fillNode(b []byte, entries []extentEntry, depth, room int) {
-	clear(b)
 	disk.ExtentHeader{Magic: disk.ExtentMagic, Entries: uint16(len(entries)), Max: uint16(room), Depth: uint16(depth)}.Put(b)
 	for i := range entries {
 		copy(disk.ExtentEntry(b, i), entries[i][:])

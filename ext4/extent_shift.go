@@ -185,7 +185,7 @@ func (h *Handle) replaceTree(in *Inode, t *builtTree) error {
 	}
 	h.placed = append(h.placed, t.nodes...)
 	in.grown.Store(nil)
-	fillNode(in.disk.Block[:], t.root, t.depth, rootEntries)
+	fillRoot(&in.disk, t.root, t.depth)
 	return nil
 }
 

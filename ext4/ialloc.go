@@ -191,7 +191,7 @@ func (h *Handle) newFile(c Caller, parent *Inode, mode disk.Mode) (*Inode, error
 	}
 	if t := mode.Type(); sb.Incompat.Has(disk.IncompatExtents) && (t == disk.ModeReg || t == disk.ModeDir || t == disk.ModeLink) {
 		d.Flags |= disk.FlagExtents
-		fillNode(d.Block[:], nil, 0, rootEntries)
+		fillRoot(d, nil, 0)
 	}
 	return in, nil
 }

@@ -62,7 +62,7 @@ func (h *Handle) endInline(in *Inode) error {
 	clear(in.disk.Block[:])
 	if h.fs.sb.Incompat.Has(disk.IncompatExtents) {
 		in.disk.Flags |= disk.FlagExtents
-		fillNode(in.disk.Block[:], nil, 0, rootEntries)
+		fillRoot(&in.disk, nil, 0)
 	}
 	return nil
 }

@@ -151,7 +151,7 @@ func (h *Handle) newEAInode(in *Inode, value []byte, sum uint32) (disk.Ino, erro
 	d.Atime, d.Mtime, d.Crtime = disk.Time{Sec: int64(sum)}, now, now
 	if sb.Incompat.Has(disk.IncompatExtents) {
 		d.Flags |= disk.FlagExtents
-		fillNode(d.Block[:], nil, 0, rootEntries)
+		fillRoot(d, nil, 0)
 	}
 	blocks := (uint64(len(value)) + uint64(sb.BlockSize()) - 1) >> sb.BlockBits()
 	for at := uint64(0); at < blocks; {
