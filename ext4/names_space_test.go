@@ -39,14 +39,21 @@ func TestNamesReserved(t *testing.T) {
 	if full.Avail > 1 || full.Free == 0 {
 		t.Errorf("when it is full for a user, %d blocks are free and %d for users", full.Free, full.Avail)
 	}
-	if n := fill(ext4.Root, "r"); n == 0 || n > int(full.Free) {
-		t.Errorf("root could make %d directories in %d free blocks", n, full.Free)
-	}
-	o := ours{fs, ext4.Root}
 	root, err := fs.Inode(disk.RootIno)
 	if err != nil {
 		t.Fatal(err)
 	}
+	value := make([]byte, 500) // takes a block
+	if err := fs.Setxattr(t.Context(), user, disk.RootIno, "user.x", value, 0); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("an xattr of a user: got %v, want ENOSPC", err)
+	}
+	if err := fs.Setxattr(t.Context(), ext4.Root, disk.RootIno, "user.x", value, 0); err != nil {
+		t.Errorf("an xattr of root: %v", err)
+	}
+	if n := fill(ext4.Root, "r"); n == 0 || n > int(full.Free) {
+		t.Errorf("root could make %d directories in %d free blocks", n, full.Free)
+	}
+	o := ours{fs, ext4.Root}
 	for _, name := range namesOf(t, fs, root) {
 		if name != "lost+found" {
 			if err := o.rmdir(name); err != nil {

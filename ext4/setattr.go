@@ -68,6 +68,7 @@ func (fs *FS) changeAttr(ctx context.Context, c Caller, ino disk.Ino, fn func(in
 			return in.stale()
 		}
 		h.limit(c)
+		h.unprivileged = !c.mayUseReserved(h.rw)
 		a, err := fn(in)
 		if err != nil {
 			return err

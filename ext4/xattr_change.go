@@ -58,6 +58,7 @@ func (fs *FS) changeXattr(ctx context.Context, c Caller, ino disk.Ino, name stri
 				return err
 			}
 			h.limit(c)
+			h.unprivileged = !c.mayUseReserved(h.rw)
 			if err := h.mayChangeXattr(c, in, index); err != nil {
 				return err
 			}
