@@ -133,6 +133,9 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 			return r.status(err)
 		}
 	}
+	if a.Touch = r.touchesAppendOnly(i); a.Touch {
+		i.Valid &^= fuse.FATTR_ATIME | fuse.FATTR_MTIME | fuse.FATTR_CTIME
+	}
 	if i.Valid&fuse.FATTR_ATIME != 0 {
 		a.Atime = r.timeOf(i.Valid&fuse.FATTR_ATIME_NOW != 0, i.Atime, i.Atimensec)
 	}
@@ -148,6 +151,18 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 		}
 	}
 	return r.GetAttr(nil, &fuse.GetAttrIn{InHeader: i.InHeader}, out)
+}
+
+// touchesAppendOnly reports whether both times of an append-only file become now: what
+// whoever may write to it may do, where no other times may be set. A kernel that writes back says for the
+// time of modification what now is.
+func (r *rawFS) touchesAppendOnly(i *fuse.SetAttrIn) bool {
+	now := i.Valid&fuse.FATTR_MTIME_NOW != 0 || i.Valid&fuse.FATTR_CTIME != 0 && i.Mtime == i.Ctime && i.Mtimensec == i.Ctimensec
+	if i.Valid&fuse.FATTR_ATIME_NOW == 0 || i.Valid&fuse.FATTR_MTIME == 0 || !now {
+		return false
+	}
+	in, err := r.fs.Inode(inoOf(i.NodeId)) // whoever needs the inode says why there is none
+	return err == nil && in.Disk().Flags.Has(disk.FlagAppend)
 }
 
 // takePrivileges does what a request is for that names no attribute. It is chown(2) to nobody

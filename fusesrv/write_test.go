@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"e4go/ext4"
+	"e4go/ext4/disk"
 	"e4go/fixtures"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
@@ -72,6 +73,53 @@ func testPosix(t *testing.T, o Options) {
 			}
 			posixtest.All[name](t, dir)
 		})
+	}
+}
+
+// Times of append-only files become now, and nothing else; those of immutable files stay.
+func TestTouch(t *testing.T) { bothWays(t, testTouch) }
+
+func testTouch(t *testing.T, o Options) {
+	m := mountNewWith(t, o, "-t", "ext4")
+	for _, tt := range []struct {
+		name     string
+		flag     disk.FileFlags
+		now, set error
+	}{{"plain", 0, nil, nil}, {"append", disk.FlagAppend, nil, unix.EPERM}, {"fixed", disk.FlagImmutable, unix.EPERM, unix.EPERM}} {
+		path := filepath.Join(m.dir, tt.name)
+		if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		old := []unix.Timespec{{Sec: 1000}, {Sec: 2000}}
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, old, 0); err != nil {
+			t.Fatal(err)
+		}
+		in, err := m.fs.Resolve(tt.name, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flags := in.Disk().Flags | tt.flag
+		if err := m.fs.SetAttr(t.Context(), ext4.Root, in.Ino(), ext4.SetAttr{Flags: &flags}); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, old, 0); err != tt.set {
+			t.Errorf("%s: setting times: got %v, want %v", tt.name, err, tt.set)
+		}
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, nil, 0); err != tt.now {
+			t.Errorf("%s: times of now: got %v, want %v", tt.name, err, tt.now)
+		}
+		if in, err = m.fs.Inode(in.Ino()); err != nil {
+			t.Fatal(err)
+		}
+		st := in.Stat()
+		if moved := st.Atime.Sec > 1e9 && st.Mtime.Sec > 1e9; moved != (tt.now == nil) {
+			t.Errorf("%s: times are %v and %v", tt.name, st.Atime, st.Mtime)
+		}
+		if flags = in.Disk().Flags &^ tt.flag; tt.flag != 0 { // so that it can be removed
+			if err := m.fs.SetAttr(t.Context(), ext4.Root, in.Ino(), ext4.SetAttr{Flags: &flags}); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 
