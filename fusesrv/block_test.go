@@ -398,3 +398,61 @@ func TestBlockKilled(t *testing.T) {
 		t.Errorf("behind umount: %q", l)
 	}
 }
+
+// When another program gets the device in the moment in which nobody has it, the mount
+// fails and nothing more is written, not even by Close.
+func TestBlockClaimLost(t *testing.T) {
+	path := emptyImage(t)
+	disk, err := blockdev.AttachLoop(path, 0, false)
+	check(t, err)
+	defer disk.Close()
+	f, err := blockdev.Open(disk.Name(), blockdev.Options{Write: true, Lock: blockdev.LockExclusive})
+	check(t, err)
+	defer f.Close()
+	fs, err := ext4.Open(f, ext4.Options{Write: true, CommitInterval: time.Hour})
+	check(t, err)
+	_, err = fs.Mkdir(background, ext4.Caller{Privileged: true}, 2, "dir", 0o755)
+	check(t, err)
+	check(t, fs.Sync())
+	_, err = fs.Mkdir(background, ext4.Caller{Privileged: true}, 2, "another", 0o755) // not durable
+	check(t, err)
+
+	stop, won := make(chan struct{}), make(chan int)
+	go func() {
+		defer close(won)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if fd, err := unix.Open(disk.Name(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0); err == nil {
+				won <- fd
+				return
+			}
+		}
+	}()
+	dir, o := t.TempDir(), Options{Image: f, Extra: []string{"rw", "fscontext=nonsense"}, Log: log.New(io.Discard, "", 0)}
+	for deadline := time.Now().Add(time.Minute); ; {
+		_, err = Mount(fs, dir, o)
+		if errors.Is(err, ErrClaimLost) {
+			break
+		}
+		if err == nil || time.Now().After(deadline) {
+			close(stop)
+			t.Fatalf("mount: %v, want %v", err, ErrClaimLost)
+		}
+	}
+	defer unix.Close(<-won)
+	before, err := os.ReadFile(disk.Name())
+	check(t, err)
+	if err := fs.Sync(); !errors.Is(err, ext4.ErrShutdown) {
+		t.Errorf("sync: %v, want %v", err, ext4.ErrShutdown)
+	}
+	fs.Close()
+	after, err := os.ReadFile(disk.Name())
+	check(t, err)
+	if !bytes.Equal(before, after) {
+		t.Error("the device of another was written to")
+	}
+}

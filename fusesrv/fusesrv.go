@@ -235,7 +235,7 @@ func (s *Server) Wait() { <-s.done }
 func (s *Server) WaitMount() error {
 	// A name that go-fuse answers by itself. Polling it once makes the
 	// kernel learn that poll is not implemented.
-	fd, err := unix.Open(filepath.Join(s.dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(filepath.Join(s.dir, hackName), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EACCES):
 		return nil // an answer too: the root directory is not for us

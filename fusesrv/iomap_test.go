@@ -333,7 +333,8 @@ func TestIomapRefused(t *testing.T) {
 	var to recorder
 	var said syncBuffer
 	l := &loop{conn: &to, iomap: f, fs: f, log: log.New(&said, "", 0)}
-	b := newBuffers().(*buffers)
+	b := l.newBuffers()
+	defer b.unmap()
 	for _, op := range []iomap.Opcode{iomap.OpcodeConfig, iomap.OpcodeBegin, iomap.OpcodeEnd, iomap.OpcodeIoend, iomap.OpcodeFreezeFS} {
 		le.PutUint32(b.in, inHeaderSize+40)
 		le.PutUint32(b.in[4:], uint32(op))

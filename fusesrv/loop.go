@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"e4go/iomap"
 
@@ -21,7 +20,8 @@ import (
 // descriptor, answers itself what go-fuse's RawFileSystem has no methods for,
 // and hands the rest to go-fuse's ProtocolServer:
 //
-//	/dev/fuse ── read ──> reader ─┬─ READ, BMAP, SYNCFS, DESTROY
+//	/dev/fuse ── read ──> reader ─┬─ BMAP, SYNCFS, DESTROY, fuse-iomap
+//	                              ├─ what there is most of (hot.go) ──> RawFileSystem
 //	                              └─ ProtocolServer ──> RawFileSystem
 //
 // The goroutine that has read a request answers it, and then reads the next.
@@ -39,7 +39,7 @@ type loop struct {
 	readers atomic.Int32 // goroutines
 	waiting atomic.Int32 // those of them that wait for a request
 	wg      sync.WaitGroup
-	free    sync.Pool // of *buffers
+	free    chan *buffers
 
 	mu        sync.Mutex
 	quiet     sync.Cond // busy has fallen to the one request that waits for it
@@ -97,24 +97,46 @@ const (
 )
 
 // buffers are a reader's: they begin so that the data of a WRITE request and
-// of a READ reply are aligned to pages, for direct I/O.
+// of a READ reply are aligned to pages, for direct I/O. They are large and few, and their
+// memory is no business of the garbage collector, which would run for each of them.
 type buffers struct {
 	in, out []byte
-	pipe    *pipe // nil until it is needed
+	memory  []byte // both, and the pages before them
+	pipe    *pipe  // nil until it is needed
 }
 
-func newBuffers() any {
-	return &buffers{
-		in:  alignedBuffer(inHeaderSize + writeInSize),
-		out: alignedBuffer(outHeaderSize),
+// maxFree is how many buffers are kept for the next reader.
+const maxFree = 8
+
+func (l *loop) newBuffers() *buffers {
+	select {
+	case b := <-l.free:
+		return b
+	default:
+	}
+	const half = pageSize + bufferSize
+	m, err := unix.Mmap(-1, 0, 2*half, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		panic("fusesrv: no memory for a request: " + err.Error()) // as the runtime does
+	}
+	in, out := pageSize-inHeaderSize-writeInSize, half+pageSize-outHeaderSize
+	return &buffers{in: m[in : in+bufferSize], out: m[out : out+bufferSize], memory: m}
+}
+
+// freeBuffers takes back what newBuffers gave.
+func (l *loop) freeBuffers(b *buffers) {
+	select {
+	case l.free <- b:
+	default:
+		b.unmap()
 	}
 }
 
-// alignedBuffer returns a buffer whose byte number head is at the start of a page.
-func alignedBuffer(head int) []byte {
-	b := make([]byte, bufferSize+pageSize)
-	skip := -int(uintptr(unsafe.Pointer(&b[0]))+uintptr(head)) & (pageSize - 1)
-	return b[skip : skip+bufferSize]
+func (b *buffers) unmap() {
+	if b.pipe != nil {
+		b.pipe.close()
+	}
+	_ = unix.Munmap(b.memory)
 }
 
 // storeFunc puts data into the kernel's cache of a file.
@@ -147,10 +169,10 @@ func (d device) Close() error                { return unix.Close(int(d)) }
 func newLoop(c conn, fs served, mapper iomapServer, o *fuse.MountOptions, learn func(*fuse.InitIn, storeFunc)) (*loop, error) {
 	l := &loop{conn: c, fs: fs, iomap: mapper, log: o.Logger, fault: o.PanicHandler, debug: o.Debug}
 	l.proto = fuse.NewProtocolServer(fs, o)
-	l.free.New = newBuffers
+	l.free = make(chan *buffers, maxFree)
 	l.quiet.L = &l.mu
-	b := l.free.Get().(*buffers)
-	defer l.free.Put(b)
+	b := l.newBuffers()
+	defer l.freeBuffers(b)
 	n, err := l.read(b.in)
 	if err == nil {
 		err = l.init(b, n, learn)
@@ -217,12 +239,15 @@ func (l *loop) run() {
 	if first {
 		l.fs.Destroy()
 	}
+	for len(l.free) > 0 {
+		(<-l.free).unmap()
+	}
 }
 
 func (l *loop) reader() {
 	defer l.wg.Done()
-	b := l.free.Get().(*buffers)
-	defer l.free.Put(b)
+	b := l.newBuffers()
+	defer l.freeBuffers(b)
 	if d, ok := l.conn.(device); ok && l.iomap != nil {
 		// For good: the thread ends with the goroutine.
 		runtime.LockOSThread()
@@ -314,10 +339,10 @@ func (l *loop) dispatch(b *buffers, n int, op uint32, gone bool) (size int) {
 	}()
 	body := b.in[inHeaderSize:n]
 	switch {
-	case op == opForget || op == opBatchForget:
-		if gone {
-			return 0
-		}
+	case op == opInterrupt:
+		return 0 // nothing waits so long that it should be given up
+	case gone && (op == opForget || op == opBatchForget):
+		return 0
 	case gone:
 		return answerOf(b.out, unique, fuse.ENODEV, 0)
 	case op == opDestroy:
@@ -332,15 +357,13 @@ func (l *loop) dispatch(b *buffers, n int, op uint32, gone bool) (size int) {
 		block, status := l.fs.Bmap(le.Uint64(b.in[16:]), le.Uint64(body), le.Uint32(body[8:]))
 		le.PutUint64(b.out[outHeaderSize:], block)
 		return answerOf(b.out, unique, status, 8)
-	case op == opRead:
-		if len(body) < 40 {
-			return answerOf(b.out, unique, fuse.EIO, 0)
-		}
-		return l.readFile(b, body)
 	case l.iomap != nil && op >= uint32(iomap.OpcodeFreezeFS) && op <= uint32(iomap.OpcodeEnd):
 		return l.answerIomap(b, iomap.Opcode(op), body)
 	case op > opcodeTable:
 		return answerOf(b.out, unique, fuse.ENOSYS, 0)
+	}
+	if size, ok := l.hot(b, n, op); ok {
+		return size
 	}
 	size, status := l.proto.HandleRequest([][]byte{b.in[:n]}, [][]byte{b.out})
 	if status != fuse.OK {
@@ -364,62 +387,6 @@ func answerOf(out []byte, unique uint64, status fuse.Status, size int) int {
 	return size
 }
 
-// readFile answers READ, which may go from the image to the kernel by itself.
-func (l *loop) readFile(b *buffers, body []byte) int {
-	in := fuse.ReadIn{
-		InHeader: header(b.in), Fh: le.Uint64(body), Offset: le.Uint64(body[8:]), Size: le.Uint32(body[16:]), ReadFlags: le.Uint32(body[20:]),
-		LockOwner: le.Uint64(body[24:]), Flags: le.Uint32(body[32:]),
-	}
-	if in.Size > maxRead {
-		return answerOf(b.out, in.Unique, fuse.EINVAL, 0)
-	}
-	buf := b.out[outHeaderSize : outHeaderSize+in.Size]
-	res, status := l.fs.Read(nil, &in, buf)
-	if status != fuse.OK {
-		return answerOf(b.out, in.Unique, status, 0)
-	}
-	defer res.Done()
-	if at, ok := res.(seekable); ok {
-		if d, ok := l.conn.(device); ok && l.splice(int(d), b, in.Unique, at) {
-			return 0
-		}
-	}
-	data, status := res.Bytes(buf)
-	return answerOf(b.out, in.Unique, status, copy(buf, data))
-}
-
-// seekable is what go-fuse's ReadResultFd is.
-type seekable interface {
-	Seekable() (fd uintptr, off int64, size int)
-}
-
-// splice answers a READ at device dev from a descriptor through b's pipe, so that the bytes
-// are copied once, by the kernel. It reports whether it has; if not, nothing was sent.
-func (l *loop) splice(dev int, b *buffers, unique uint64, at seekable) bool {
-	fd, off, size := at.Seekable()
-	if b.pipe == nil {
-		b.pipe = newPipe()
-	}
-	total := answerOf(b.out, unique, fuse.OK, size)
-	if !b.pipe.fits(total) {
-		return false
-	}
-	n, err := b.pipe.load(b.out[:outHeaderSize], int(fd), off, size)
-	if err != nil || n != size {
-		b.pipe.close() // with what is in it
-		b.pipe = nil
-		return false
-	}
-	m, err := unix.Splice(b.pipe.r, nil, dev, nil, total, 0)
-	if err != nil || int(m) != total {
-		b.pipe.close()
-		b.pipe = nil
-		// An answer that was not taken as a whole was not taken. ENOENT: nobody waits for it.
-		return err == unix.ENOENT || err == unix.ENODEV
-	}
-	return true
-}
-
 // write sends an answer. That nobody waits for it any more is no fault.
 func (l *loop) write(p []byte, op uint32) {
 	_, err := l.conn.Write(p)
@@ -430,8 +397,8 @@ func (l *loop) write(p []byte, op uint32) {
 
 // store puts data, which fits into a buffer, into the kernel's cache of a file.
 func (l *loop) store(node uint64, off int64, data []byte) fuse.Status {
-	b := l.free.Get().(*buffers)
-	defer l.free.Put(b)
+	b := l.newBuffers()
+	defer l.freeBuffers(b)
 	m := notification(b.out, notifyStore, storeSize+len(data))
 	p := m[outHeaderSize:]
 	le.PutUint64(p, node)

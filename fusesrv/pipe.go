@@ -2,7 +2,6 @@ package fusesrv
 
 import (
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,16 +13,13 @@ type pipe struct {
 	size int // bytes it has room for, page by page
 }
 
-// newPipe makes a pipe that closes itself when it is collected. Without a
-// descriptor for it, nothing fits into it.
+// newPipe makes a pipe. Without a descriptor for it, nothing fits into it.
 func newPipe() *pipe {
 	var fd [2]int
 	if err := unix.Pipe2(fd[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return &pipe{r: -1, w: -1}
 	}
-	p := &pipe{r: fd[0], w: fd[1]}
-	runtime.SetFinalizer(p, (*pipe).close)
-	return p
+	return &pipe{r: fd[0], w: fd[1]}
 }
 
 // fits reports whether n bytes fit, behind a header in a page of its own, and
@@ -66,5 +62,4 @@ func (p *pipe) close() {
 		unix.Close(p.w)
 	}
 	p.r, p.w, p.size = -1, -1, 0
-	runtime.SetFinalizer(p, nil)
 }

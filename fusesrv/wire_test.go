@@ -21,17 +21,11 @@ import (
 
 // Opcodes of the protocol (include/uapi/linux/fuse.h).
 const (
-	opLookup = 1
-
-	opGetattr  = 3
-	opSetattr  = 4
 	opReadlink = 5
 	opMknod    = 8
 	opMkdir    = 9
-	opUnlink   = 10
 	opOpen     = 14
 
-	opWrite     = 16
 	opStatfs    = 17
 	opGetxattr  = 22
 	opListxattr = 23
