@@ -26,7 +26,7 @@ var imports = map[string]string{
 	"iomap":              "",                     // the words of the protocol
 	"iomap/ext4map":      "ext4 ext4/disk iomap", // speaks them for the server
 	"iomap/simkernel":    "iomap",                // speaks them for the kernel, and never meets ext4
-	"fusesrv":            "ext4 ext4/blockdev ext4/disk iomap",
+	"fusesrv":            "ext4 ext4/blockdev ext4/disk iomap iomap/ext4map",
 	"fixtures":           "ext4/blockdev ext4/disk",           // never ext4: not built by what it tests
 	"fixtures/tourimage": "ext4/blockdev ext4/disk ext4/mkfs", // never ext4
 	"commands":           "ext4 ext4/blockdev ext4/disk ext4/fsck ext4/jbd2 ext4/mkfs fixtures/tourimage fusesrv iomap iomap/ext4map",

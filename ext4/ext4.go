@@ -117,8 +117,9 @@ type FS struct {
 	statfsMu sync.Mutex
 	overhead *overhead // guarded by statfsMu
 	dead     *atomic.Bool
-	outer    *FS      // immutable: of the one that updates see (forUpdates), the one that readers see; else nil
-	mmp      *mmpLock // immutable once open; nil unless the file system is protected, and open for writing
+	foreign  *atomic.Bool // others write the files' data: see [FS.DataElsewhere]
+	outer    *FS          // immutable: of the one that updates see (forUpdates), the one that readers see; else nil
+	mmp      *mmpLock     // immutable once open; nil unless the file system is protected, and open for writing
 }
 
 // An UnsupportedError names what a file system has that this package cannot read.
@@ -238,7 +239,7 @@ func (fs *FS) reread(dst blockdev.Device) (*FS, error) {
 }
 
 func newFS(dev blockdev.Device, src superSource, o Options) *FS {
-	return &FS{dev: dev, sb: src.sb, super: src, seed: src.sb.Seed(), opts: o, cache: newCache(o.CacheSize), dead: new(atomic.Bool)}
+	return &FS{dev: dev, sb: src.sb, super: src, seed: src.sb.Seed(), opts: o, cache: newCache(o.CacheSize), dead: new(atomic.Bool), foreign: new(atomic.Bool)}
 }
 
 // Close makes durable what was written, marks the file system as clean, and

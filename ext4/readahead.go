@@ -107,7 +107,7 @@ func (d *updateDevice) ReadAt(p []byte, off int64) (int, error) {
 func (fs *FS) forUpdates() *FS {
 	return &FS{
 		dev: &updateDevice{Device: fs.dev}, outer: fs, live: fs.live, rw: fs.rw, sb: fs.sb, super: fs.super, seed: fs.seed, opts: fs.opts,
-		cache: fs.cache, journal: fs.journal, dead: fs.dead,
+		cache: fs.cache, journal: fs.journal, dead: fs.dead, foreign: fs.foreign,
 	}
 }
 

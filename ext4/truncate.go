@@ -32,7 +32,7 @@ func (fs *FS) zeroInBlock(in *Inode, from, to int64) error {
 // zeroBytes fills bytes [from, to) of a file, which lie in one block, with
 // zeros, if that is written.
 func (fs *FS) zeroBytes(in *Inode, from, to int64) error {
-	if from >= to {
+	if from >= to || fs.foreign.Load() {
 		return nil
 	}
 	bits := fs.sb.BlockBits()

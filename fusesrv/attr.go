@@ -77,12 +77,13 @@ func fillAttr(st *ext4.Stat, a *fuse.Attr) {
 }
 
 // fillEntry describes in as the answer to a look-up.
-func fillEntry(in *ext4.Inode, st *ext4.Stat, out *fuse.EntryOut) {
+func (r *rawFS) fillEntry(in *ext4.Inode, st *ext4.Stat, out *fuse.EntryOut) {
 	out.NodeId = nodeOf(in.Ino())
 	out.Generation = uint64(st.Generation)
 	out.SetEntryTimeout(valid)
 	out.SetAttrTimeout(valid)
 	fillAttr(st, &out.Attr)
+	out.Attr.Flags = r.maps.attrFlags(in)
 }
 
 // statxAttributes has the STATX_ATTR bit of each inode flag (ext4_getattr).

@@ -120,5 +120,8 @@ func (r *rawFS) SyncFS() fuse.Status {
 	if !r.fs.Writable() {
 		return fuse.ENOSYS
 	}
+	if err := r.maps.settleAll(); err != nil {
+		return r.status(err)
+	}
 	return r.status(r.fs.Sync())
 }

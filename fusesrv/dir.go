@@ -145,7 +145,7 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, i *fuse.ReadIn, out *fuse.DirEntr
 		if r.nodes.told(e.Ino) != nil {
 			return true
 		}
-		fillEntry(in, &st, entry)
+		r.fillEntry(in, &st, entry)
 		out.FixMode(st.Mode)
 		if in.Type() == disk.ModeReg && st.Size > 0 && st.Size <= smallFile {
 			files = append(files, listed{e.Ino, e.Name})

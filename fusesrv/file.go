@@ -35,15 +35,30 @@ func (r *rawFS) Open(_ <-chan struct{}, i *fuse.OpenIn, out *fuse.OpenOut) fuse.
 		return r.status(fmt.Errorf("open inode %d: %w", in.Ino(), unix.ENOKEY))
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	if r.maps != nil {
+		r.maps.opened(in.Ino())
+	}
 	return fuse.OK
 }
 
 // Flush is declined, which makes the kernel do without: otherwise every close
-// is a request.
-func (r *rawFS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+// is a request. A kernel that writes back itself has done so now.
+func (r *rawFS) Flush(_ <-chan struct{}, i *fuse.FlushIn) fuse.Status {
+	if r.maps == nil {
+		return fuse.ENOSYS
+	}
+	return r.status(r.maps.settle(inoOf(i.NodeId)))
+}
 
-// Release has nothing to release.
-func (r *rawFS) Release(<-chan struct{}, *fuse.ReleaseIn) {}
+// Release has nothing to release, but what is kept for files with mappings.
+func (r *rawFS) Release(_ <-chan struct{}, i *fuse.ReleaseIn) {
+	if r.maps == nil {
+		return
+	}
+	if err := r.maps.released(inoOf(i.NodeId)); err != nil {
+		r.status(err) // which logs it; nobody waits for the answer
+	}
+}
 
 // Read reads a file. What lies in one piece on the image goes from the image to
 // the kernel without passing through our memory.
@@ -55,6 +70,9 @@ func (r *rawFS) Read(_ <-chan struct{}, i *fuse.ReadIn, buf []byte) (fuse.ReadRe
 	off := int64(i.Offset)
 	if off < 0 {
 		return nil, fuse.EINVAL
+	}
+	if r.maps.attrFlags(in)&attrIomap != 0 {
+		return r.maps.readInline(in, buf, off)
 	}
 	r.ahead.read(in, off)
 	if res := r.image.piece(in, off, len(buf)); res != nil {

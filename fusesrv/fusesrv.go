@@ -57,6 +57,7 @@ import (
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -160,7 +161,7 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := newServer(fs, fd, &o)
+	s, err := newServer(fs, device(fd), &o, nil)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", dir, err), unmount(dir, direct))
 	}
@@ -181,10 +182,17 @@ func (o *Options) logger() *log.Logger {
 	return log.New(os.Stderr, "e4go: ", 0)
 }
 
-// newServer answers the INIT request that waits in fd, and takes over fd.
-func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
+// newServer answers the INIT request that waits in c, and takes over c. If register, which
+// makes the device known to the kernel, is not nil, contents go by mappings.
+func newServer(fs *ext4.FS, c conn, o *Options, register func() (dev uint32, base uint64, err error)) (*Server, error) {
 	logger := o.logger()
 	raw := newRawFS(fs, o, logger)
+	var maps iomapServer
+	if register != nil {
+		raw.maps = &mapper{fs: fs, raw: raw, register: register, opens: make(map[disk.Ino]int)}
+		maps = raw.maps
+		raw.writeBack = false // that is the kernel's own, beside FUSE's
+	}
 	extra := uint64(0)
 	if fs.Writable() {
 		// A write tells whether it has to drop privileges, which saves asking for
@@ -194,7 +202,7 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 	if raw.writeBack {
 		extra |= fuse.CAP_WRITEBACK_CACHE
 	}
-	l, err := newLoop(device(fd), raw, nil, &fuse.MountOptions{
+	l, err := newLoop(c, raw, maps, &fuse.MountOptions{
 		Debug:                o.Debug,
 		Logger:               logger,
 		MaxWrite:             maxRead, // it is the limit of reads too
@@ -213,6 +221,9 @@ func newServer(fs *ext4.FS, fd int, o *Options) (*Server, error) {
 	}, raw.learn)
 	if err != nil {
 		return nil, err
+	}
+	if raw.maps != nil {
+		raw.maps.loop = l
 	}
 	return &Server{loop: l, ahead: raw.ahead, primer: raw.primer, done: make(chan struct{}), releases: o.Release != nil}, nil
 }

@@ -22,6 +22,7 @@ type rawFS struct {
 	image image    // immutable
 	ahead *ahead
 	nodes *nodes
+	maps  *mapper // immutable; nil where contents pass through here
 	reporter
 	dirs    dirStreams
 	release func() error // immutable: closes the image; or nil
@@ -36,17 +37,18 @@ type rawFS struct {
 }
 
 func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
-	return &rawFS{
+	r := &rawFS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		fs:            fs,
 		image:         newImage(fs, o.Image),
 		ahead:         newAhead(fs),
-		nodes:         newNodes(fs),
 		reporter:      reporter{log: logger},
 		release:       o.Release,
 		primer:        fmt.Sprintf(".e4go-%016x", rand.Uint64()),
 		writeBack:     mayWriteBack(fs, o, logger),
 	}
+	r.nodes = newNodes(fs, func(err error) { r.status(err) })
+	return r
 }
 
 // primerNode is the node of the primer, which is no inode number.
@@ -58,10 +60,10 @@ func (r *rawFS) String() string { return Subtype }
 // INIT. store puts data into the kernel's cache of a file.
 func (r *rawFS) learn(in *fuse.InitIn, store func(node uint64, off int64, data []byte) fuse.Status) {
 	caps := in.Flags64()
-	r.declineOpen = caps&fuse.CAP_NO_OPEN_SUPPORT != 0 && !hasEncrypt(r.fs)
+	r.declineOpen = caps&fuse.CAP_NO_OPEN_SUPPORT != 0 && !hasEncrypt(r.fs) && r.maps == nil
 	r.writeBack = r.writeBack && caps&fuse.CAP_WRITEBACK_CACHE != 0
 	r.declineOpenDir = caps&fuse.CAP_NO_OPENDIR_SUPPORT != 0
-	if in.SupportsNotify(fuse.NOTIFY_STORE_CACHE) && !r.fs.Writable() {
+	if in.SupportsNotify(fuse.NOTIFY_STORE_CACHE) && !r.fs.Writable() && r.maps == nil {
 		r.ahead.store = store
 	}
 }
@@ -71,6 +73,9 @@ func (r *rawFS) learn(in *fuse.InitIn, store func(node uint64, off int64, data [
 func (r *rawFS) Destroy() {
 	r.ahead.stop()
 	r.dirs.clear()
+	if err := r.maps.settleAll(); err != nil {
+		r.log.Printf("record the sizes of files: %v", err)
+	}
 	r.nodes.close()
 	if r.release == nil {
 		return
@@ -120,7 +125,7 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 	if err := r.nodes.told(in.Ino()); err != nil {
 		return r.status(err)
 	}
-	fillEntry(in, &st, out)
+	r.fillEntry(in, &st, out)
 	return fuse.OK
 }
 
@@ -135,6 +140,7 @@ func (r *rawFS) GetAttr(_ <-chan struct{}, i *fuse.GetAttrIn, out *fuse.AttrOut)
 		return r.status(err)
 	}
 	fillAttr(&st, &out.Attr)
+	out.Attr.Flags = r.maps.attrFlags(in)
 	out.SetTimeout(valid)
 	return fuse.OK
 }

@@ -2,6 +2,7 @@ package fusesrv
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"e4go/ext4"
@@ -12,7 +13,8 @@ import (
 // that one whose last name is deleted goes away when the kernel forgets it, and not
 // before. Where nothing is written nothing is counted.
 type nodes struct {
-	fs *ext4.FS // immutable
+	fs     *ext4.FS    // immutable
+	failed func(error) // immutable: told what nobody waits for
 
 	mu     sync.Mutex
 	counts map[disk.Ino]uint64 // guarded by mu: how often each was told to the kernel
@@ -20,8 +22,8 @@ type nodes struct {
 	done   chan struct{}       // closed when run has ended
 }
 
-func newNodes(fs *ext4.FS) *nodes {
-	n := &nodes{fs: fs}
+func newNodes(fs *ext4.FS, failed func(error)) *nodes {
+	n := &nodes{fs: fs, failed: failed}
 	if fs.Writable() {
 		n.counts = make(map[disk.Ino]uint64)
 		n.gone = make(chan disk.Ino, 1024)
@@ -72,8 +74,10 @@ func (n *nodes) forget(ino disk.Ino, times uint64) {
 func (n *nodes) run() {
 	defer close(n.done)
 	for ino := range n.gone {
-		// A failure has been recorded, and leaves the inode on the orphan record.
-		_ = n.fs.Release(context.Background(), ino)
+		// A failure leaves the inode on the orphan record.
+		if err := n.fs.Release(context.Background(), ino); err != nil {
+			n.failed(fmt.Errorf("delete inode %d: %w", ino, err))
+		}
 	}
 }
 

@@ -75,7 +75,7 @@ func serveKernel(t testing.TB, fs *ext4.FS, caps uint64) *kernel {
 	t.Helper()
 	k := connectKernel(t, caps)
 	var err error
-	k.server, err = newServer(fs, k.theirs, &Options{Subtype: Subtype, Log: log.New(k.log, "", 0)})
+	k.server, err = newServer(fs, device(k.theirs), &Options{Subtype: Subtype, Log: log.New(k.log, "", 0)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,7 +93,7 @@ func (r *rawFS) entry(in *ext4.Inode, err error, out *fuse.EntryOut) fuse.Status
 		return r.status(err)
 	}
 	st := in.Stat()
-	fillEntry(in, &st, out)
+	r.fillEntry(in, &st, out)
 	return fuse.OK
 }
 
@@ -109,7 +109,8 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 	c := caller(&i.InHeader)
 	if size, ok := i.GetSize(); ok {
 		tc := r.writer(&i.InHeader, i.Valid&fuse.FATTR_KILL_SUIDGID != 0)
-		if err := r.fs.Truncate(background, tc, ino, int64(size)); err != nil {
+		err := r.maps.resize(ino, int64(size), func() error { return r.fs.Truncate(background, tc, ino, int64(size)) })
+		if err != nil {
 			return r.status(err)
 		}
 	}
@@ -254,6 +255,9 @@ func (r *rawFS) Create(_ <-chan struct{}, i *fuse.CreateIn, name string, out *fu
 	c.Umask = umask
 	in, err := r.fs.Create(background, c, inoOf(i.NodeId), name, unix.S_IFREG|mode&0o7777)
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	if err == nil && r.maps != nil {
+		r.maps.opened(in.Ino())
+	}
 	return r.entry(in, err, &out.EntryOut)
 }
 
@@ -266,6 +270,9 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, i *fuse.CreateIn, out *fuse.CreateOut
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	status := r.entry(in, err, &out.EntryOut)
 	if err == nil {
+		if r.maps != nil {
+			r.maps.opened(in.Ino())
+		}
 		// The kernel holds it now; Tmpfile held it until here.
 		if err := r.fs.Release(background, in.Ino()); err != nil {
 			return r.status(err)
@@ -290,8 +297,15 @@ func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, 
 
 // CopyFileRange copies within the file system.
 func (r *rawFS) CopyFileRange(_ <-chan struct{}, i *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	n, err := r.fs.CopyRange(background, caller(&i.InHeader), inoOf(i.NodeId), int64(i.OffIn), inoOf(i.NodeIdOut), int64(i.OffOut),
-		int64(min(i.Len, maxCopy)))
+	var n int64
+	size := min(i.Len, maxCopy)
+	if err := r.maps.copying(inoOf(i.NodeId), i.OffIn, size); err != nil {
+		return 0, r.status(err)
+	}
+	err := r.maps.change(inoOf(i.NodeIdOut), i.OffOut, size, func() (err error) {
+		n, err = r.fs.CopyRange(background, caller(&i.InHeader), inoOf(i.NodeId), int64(i.OffIn), inoOf(i.NodeIdOut), int64(i.OffOut), int64(size))
+		return err
+	})
 	if n > 0 {
 		return uint32(n), fuse.OK
 	}
@@ -304,7 +318,10 @@ const maxCopy = 64 << 20
 
 // Fallocate allocates, punches, zeroes, collapses and inserts.
 func (r *rawFS) Fallocate(_ <-chan struct{}, i *fuse.FallocateIn) fuse.Status {
-	return r.status(r.fs.Fallocate(background, caller(&i.InHeader), inoOf(i.NodeId), ext4.FallocMode(i.Mode), int64(i.Offset), int64(i.Length)))
+	ino := inoOf(i.NodeId)
+	return r.status(r.maps.change(ino, i.Offset, i.Length, func() error {
+		return r.fs.Fallocate(background, caller(&i.InHeader), ino, ext4.FallocMode(i.Mode), int64(i.Offset), int64(i.Length))
+	}))
 }
 
 // SetXAttr sets an attribute.
@@ -326,6 +343,9 @@ func (r *rawFS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fu
 func (r *rawFS) Fsync(_ <-chan struct{}, i *fuse.FsyncIn) fuse.Status {
 	if !r.fs.Writable() {
 		return fuse.ENOSYS
+	}
+	if err := r.maps.settle(inoOf(i.NodeId)); err != nil {
+		return r.status(err)
 	}
 	if err := r.fs.Fsync(inoOf(i.NodeId), i.FsyncFlags&1 != 0); err != nil {
 		return r.status(fmt.Errorf("fsync: %w", err))

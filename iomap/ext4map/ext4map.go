@@ -4,9 +4,10 @@
 //
 //	iomap.Request --Begin--> ext4.Inode.Map --> iomap.Reply
 //
-// It serves the operations that change nothing. It keeps no state, takes no
-// lock and writes nothing, so that any number of requests can be answered at
-// once. [Env] gives what [iomap.Validate] needs to judge an answer.
+// [Begin] serves the operations that change nothing. It keeps no state, takes
+// no lock and writes nothing, so that any number of requests can be answered at
+// once. [Server] serves all, for a file system that is open for writing.
+// [Env] gives what [iomap.Validate] needs to judge an answer.
 package ext4map
 
 import (
@@ -70,22 +71,30 @@ func Begin(in *ext4.Inode, req iomap.Request, o Options) (iomap.Reply, error) {
 	if req.Op&^served != 0 {
 		return iomap.Reply{}, &UnsupportedOpError{req.Op}
 	}
-	d := in.Disk()
-	switch {
-	case in.Type() != disk.ModeReg:
-		return iomap.Reply{}, fmt.Errorf("inode %d is a %s, want a regular file: %w", in.Ino(), d.Mode.FileType(), unix.EINVAL)
-	case req.Count == 0:
-		return iomap.Reply{}, fmt.Errorf("count is 0, want at least one byte: %w", unix.EINVAL)
-	case req.Pos >= o.MaxBytes:
-		return iomap.Reply{}, fmt.Errorf("pos is %d, want less than %d, the largest size of a file: %w", req.Pos, o.MaxBytes, unix.EFBIG)
-	case d.Flags.Has(disk.FlagEncrypt) && req.Op&iomap.OpReport == 0:
-		return iomap.Reply{}, fmt.Errorf("contents of inode %d are encrypted: %w", in.Ino(), unix.ENOKEY)
+	if err := check(in, req, o); err != nil {
+		return iomap.Reply{}, err
 	}
 	m, err := mapping(in, req, o)
 	if err != nil {
 		return iomap.Reply{}, err
 	}
 	return iomap.Reply{Read: m, Write: iomap.Overwrite(m)}, nil
+}
+
+// check judges a question.
+func check(in *ext4.Inode, req iomap.Request, o Options) error {
+	d := in.Disk()
+	switch {
+	case in.Type() != disk.ModeReg:
+		return fmt.Errorf("inode %d is a %s, want a regular file: %w", in.Ino(), d.Mode.FileType(), unix.EINVAL)
+	case req.Count == 0:
+		return fmt.Errorf("count is 0, want at least one byte: %w", unix.EINVAL)
+	case req.Pos >= o.MaxBytes:
+		return fmt.Errorf("pos is %d, want less than %d, the largest size of a file: %w", req.Pos, o.MaxBytes, unix.EFBIG)
+	case d.Flags.Has(disk.FlagEncrypt) && req.Op&iomap.OpReport == 0:
+		return fmt.Errorf("contents of inode %d are encrypted: %w", in.Ino(), unix.ENOKEY)
+	}
+	return nil
 }
 
 func mapping(in *ext4.Inode, req iomap.Request, o Options) (iomap.Mapping, error) {

@@ -161,9 +161,11 @@ func (k *Kernel) CopyFileRange(from *File, fromOff int64, to *File, toOff, n int
 		return 0, err
 	}
 	done := int64(le.Uint32(out))
-	dst.dropMappings(toOff, toOff+max(done, 1))
+	if done > 0 {
+		dst.dropMappings(toOff, toOff+done)
+	}
 	dst.mu.Lock()
-	if toOff+done > dst.size {
+	if done > 0 && toOff+done > dst.size {
 		dst.size, dst.diskSize = toOff+done, toOff+done
 	}
 	dst.mu.Unlock()

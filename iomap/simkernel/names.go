@@ -68,6 +68,10 @@ func (k *Kernel) Open(c Cred, path string, flags int, mode uint32) (*File, error
 	if err != nil {
 		return nil, err
 	}
+	if flags&syscall.O_CREAT != 0 { // nobody else makes it in between
+		dir.rw.Lock()
+		defer dir.rw.Unlock()
+	}
 	in, err := k.lookup(c, dir, name)
 	switch {
 	case err == nil && flags&syscall.O_CREAT != 0 && flags&syscall.O_EXCL != 0:
