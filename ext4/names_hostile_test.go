@@ -53,3 +53,32 @@ func TestNamesOfInternalInodes(t *testing.T) {
 	}
 	done()
 }
+
+// A directory whose links are as many as the field holds does not become one without any.
+func TestLinksOverflow(t *testing.T) {
+	fixtures.Need(t, "debugfs")
+	image := newImage(t, someFiles, "-b", "1024", "-O", "^metadata_csum")
+	fs, done := openWrite(t, image, Options{})
+	for i := range 100 {
+		if _, err := fs.Create(t.Context(), Root, disk.RootIno, fmt.Sprintf("%060d", i), disk.ModeReg|0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done()
+	if out, err := exec.Command("debugfs", "-w", "-R", "sif <2> links_count 65535", image).CombinedOutput(); err != nil {
+		t.Fatalf("debugfs: %s", out)
+	}
+	fs, done = openWrite(t, image, Options{})
+	defer done()
+	if root := fs.inodeOf(t, "/"); !root.indexed() || root.disk.Links != 65535 {
+		t.Fatalf("indexed: %t, %d links", root.indexed(), root.disk.Links)
+	}
+	for range 2 {
+		if _, err := fs.Mkdir(t.Context(), Root, disk.RootIno, fmt.Sprint("new", fs.inodeOf(t, "/").disk.Links), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if n := fs.inodeOf(t, "/").disk.Links; n != 1 {
+			t.Errorf("%d links, want 1, which is many", n)
+		}
+	}
+}
