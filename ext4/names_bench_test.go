@@ -121,3 +121,92 @@ func cpuTime() int64 {
 	}
 	return u.Utime.Nano() + u.Stime.Nano()
 }
+
+// smallFiles are how many files BenchmarkSmallFiles writes, in how many
+// directories, of how many bytes.
+const (
+	smallFiles = 20_000
+	smallDirs  = 200
+	smallBytes = 4096
+)
+
+// BenchmarkSmallFiles creates and writes 20,000 files of 4 KiB, makes them durable, and
+// unlinks them: ours, and the kernel through system calls. One operation is one file.
+func BenchmarkSmallFiles(b *testing.B) {
+	data := make([]byte, smallBytes)
+	rand.NewChaCha8([32]byte{1}).Read(data)
+	b.Run("ours", func(b *testing.B) {
+		fs, done := openWrite(b, makeImage(b, "1G"))
+		defer done()
+		var dirs [smallDirs]disk.Ino
+		for i := range dirs {
+			dir, err := fs.Mkdir(b.Context(), ext4.Root, disk.RootIno, fmt.Sprint("d", i), 0o755)
+			if err != nil {
+				b.Fatal(err)
+			}
+			dirs[i] = dir.Ino()
+		}
+		benchSmall(b, func(dir int, name string) error {
+			in, err := fs.Create(b.Context(), ext4.Root, dirs[dir], name, disk.ModeReg|0o644)
+			if err == nil {
+				_, err = fs.WriteAt(b.Context(), ext4.Root, in.Ino(), data, 0)
+			}
+			return err
+		}, fs.Sync, func(dir int, name string) error { return fs.Unlink(b.Context(), ext4.Root, dirs[dir], name) })
+	})
+	b.Run("kernel", func(b *testing.B) {
+		fixtures.Need(b, "root", "loop", "mount", "umount")
+		root, unmount := fixtures.MountKernelWrite(b, makeImage(b, "1G"))
+		defer unmount()
+		var dirs [smallDirs]int
+		for i := range dirs {
+			p := fmt.Sprintf("%s/d%d", root, i)
+			err := unix.Mkdir(p, 0o755)
+			if err == nil {
+				dirs[i], err = unix.Open(p, unix.O_DIRECTORY|unix.O_RDONLY, 0)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer unix.Close(dirs[i])
+		}
+		benchSmall(b, func(dir int, name string) error {
+			fd, err := unix.Openat(dirs[dir], name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o644)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			_, err = unix.Pwrite(fd, data, 0)
+			return err
+		}, func() error { return unix.Syncfs(dirs[0]) }, func(dir int, name string) error { return unix.Unlinkat(dirs[dir], name, 0) })
+	})
+}
+
+func benchSmall(b *testing.B, create func(dir int, name string) error, sync func() error, unlink func(dir int, name string) error) {
+	each := func(do func(dir int, name string) error) func() error {
+		return func() error {
+			for i := range smallFiles {
+				if err := do(i*smallDirs/smallFiles, fmt.Sprintf("file-%06d", i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	for _, part := range []struct {
+		name string
+		do   func() error
+	}{{"create", each(create)}, {"sync", sync}, {"unlink", each(unlink)}, {"sync-again", sync}} {
+		b.Run(part.name, func(b *testing.B) {
+			if b.N > 1 {
+				b.Skip("all files are made once: use -benchtime=1x")
+			}
+			cpu := cpuTime()
+			if err := part.do(); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/smallFiles, "ns/file")
+			b.ReportMetric(float64(cpuTime()-cpu)/smallFiles, "cpu-ns/file")
+		})
+	}
+}
