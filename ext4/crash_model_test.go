@@ -232,16 +232,19 @@ type foundNode struct {
 }
 
 // readTree reads a whole tree but for lost+found.
-func readTree(fs *FS) (map[string]foundNode, error) {
+func readTree(fs *FS) (map[string]foundNode, error) { return readTreeBut(fs, 0) }
+
+// readTreeBut reads a tree but for lost+found, and one inode with all under it.
+func readTreeBut(fs *FS, but disk.Ino) (map[string]foundNode, error) {
 	out := make(map[string]foundNode)
 	root, err := fs.Inode(disk.RootIno)
 	if err != nil {
 		return nil, err
 	}
-	return out, readInto(fs, out, "/", root)
+	return out, readInto(fs, out, "/", root, but)
 }
 
-func readInto(fs *FS, out map[string]foundNode, at string, in *Inode) error {
+func readInto(fs *FS, out map[string]foundNode, at string, in *Inode, but disk.Ino) error {
 	st := in.Stat()
 	n := foundNode{in.Ino(), int(st.Nlink), modelNode{id: int(in.Ino()), mode: disk.Mode(st.Mode), uid: st.UID, gid: st.GID, project: st.Project,
 		dev: [2]uint32{st.Major, st.Minor}, flags: st.Flags & modelFlags, xattrs: map[string]string{}}}
@@ -288,7 +291,7 @@ func readInto(fs *FS, out map[string]foundNode, at string, in *Inode) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
-		if e.Name == "." || e.Name == ".." || at == "/" && e.Name == "lost+found" {
+		if e.Name == "." || e.Name == ".." || at == "/" && e.Name == "lost+found" || e.Ino == but {
 			continue
 		}
 		child, err := fs.Inode(e.Ino)
@@ -298,7 +301,7 @@ func readInto(fs *FS, out map[string]foundNode, at string, in *Inode) error {
 		if byName, err := fs.Lookup(in, e.Name); err != nil || byName.Ino() != e.Ino {
 			return fmt.Errorf("%s in %s is listed as inode %d and looked up as %v, %v", e.Name, at, e.Ino, byName, err)
 		}
-		if err := readInto(fs, out, path.Join(at, e.Name), child); err != nil {
+		if err := readInto(fs, out, path.Join(at, e.Name), child, but); err != nil {
 			return err
 		}
 	}

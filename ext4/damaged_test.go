@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
+	"time"
 
 	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
-	"e4go/ext4/fsck"
 
 	"golang.org/x/sys/unix"
 )
@@ -143,7 +144,10 @@ func TestWritingToDamaged(t *testing.T) {
 		for range 1 + rng.IntN(4) {
 			flip(mem, rng.Int64N(600<<10)) // bitmaps, descriptors, tables of the first groups
 		}
-		known := problemCodes(t, mem)
+		known, err := problemKinds(mem)
+		if err != nil {
+			t.Fatal(err)
+		}
 		fs, err := crashOpen(mem)
 		if err != nil {
 			continue
@@ -170,7 +174,11 @@ func TestWritingToDamaged(t *testing.T) {
 			}
 		}
 		_ = fs.Close() // with errors on record it may fail
-		for code := range problemCodes(t, mem) {
+		found, err := problemKinds(mem)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for code := range found {
 			if !known[code] {
 				t.Errorf("seed %d: %s is new", seed, code)
 			}
@@ -178,25 +186,100 @@ func TestWritingToDamaged(t *testing.T) {
 	}
 }
 
-// problemCodes are the kinds of problems that fsck-lite finds.
-func problemCodes(t *testing.T, mem *blockdev.Mem) map[string]bool {
-	t.Helper()
-	r, err := fsck.Run(context.Background(), mem, fsck.Options{Replay: true, Workers: 1})
+// Inodes damaged so that their checksums are right: opening, or what meets them,
+// says what is wrong, and does not go through what is not there.
+func TestDamagedInodes(t *testing.T) {
+	ci := crashImages()[4] // inline data
+	base := ci.make(t)
+	fs, err := Open(base, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	codes := map[string]bool{}
-	var add func(list []*fsck.Problem)
-	add = func(list []*fsck.Problem) {
-		for _, p := range list {
-			if p.Severity == fsck.Error {
-				codes[p.Code] = true
-			}
-			add(p.Follows)
-		}
+	defer fs.Close()
+	list, err := fs.structures()
+	if err != nil {
+		t.Fatal(err)
 	}
-	add(r.Problems)
-	return codes
+	f5 := fs.inoOf(t, "/f5")
+	for name, d := range map[string]struct {
+		ino    disk.Ino
+		field  string
+		change func(in *disk.Inode)
+	}{
+		"an orphan file of 8 TiB":       {fs.sb.OrphanFileIno, "i_size", func(in *disk.Inode) { in.Size = 1 << 43 }},
+		"an orphan file of inline data": {fs.sb.OrphanFileIno, "i_flags", func(in *disk.Inode) { in.Flags |= disk.FlagInlineData }},
+		"a file of less than nothing":   {f5, "i_size", func(in *disk.Inode) { in.Size |= 0xffff << 48 }},
+		"a file of 2 EiB":               {f5, "i_size", func(in *disk.Inode) { in.Size |= 1 << 61 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem := base.Clone()
+			s := list[slices.IndexFunc(list, func(s structure) bool { return s.what == fmt.Sprintf("inode %d", d.ino) })]
+			b := make([]byte, s.n)
+			mem.ReadAt(b, s.at)
+			in := disk.DecodeInode(b)
+			d.change(&in)
+			in.Put(b)
+			s.repair(b, mem)
+			mem.WriteAt(b, s.at)
+			expect := func(what string, err error) {
+				t.Helper()
+				var bad *disk.CorruptError
+				if !errors.As(err, &bad) || bad.Field != d.field {
+					t.Errorf("%s: %v, want an error about %s", what, err, d.field)
+				}
+			}
+			start := time.Now()
+			fs, err := Open(mem, Options{Write: true, Errors: ErrorsContinue})
+			if d.ino != f5 {
+				expect("open", err)
+			} else if err != nil {
+				t.Fatal(err)
+			} else {
+				ctx := context.Background()
+				_, err := fs.WriteAt(ctx, Root, f5, []byte("x"), 0)
+				expect("write", err)
+				expect("truncate", fs.Truncate(ctx, Root, f5, 5))
+				expect("fallocate", fs.Fallocate(ctx, Root, f5, FallocPunchHole|FallocKeepSize, 0, 4096))
+				expect("unlink", fs.Unlink(ctx, Root, disk.RootIno, "f5"))
+				_ = fs.Close()
+			}
+			if took := time.Since(start); took > 10*time.Second {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+// A journal that holds transactions, of which the superblock says nothing, is neither
+// replayed nor written over.
+func TestJournalNotMarked(t *testing.T) {
+	ci := crashImages()[0]
+	base := ci.make(t)
+	fs, err := crashOpen(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.Create(context.Background(), Root, disk.RootIno, "new", disk.ModeReg|0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	fs.abandon()
+	raw := readSuperBytes(base)
+	sb := disk.DecodeSuperblock(raw)
+	sb.Incompat &^= disk.IncompatRecover
+	sb.Put(raw)
+	sb.Checksum = disk.SuperblockChecksum(raw)
+	sb.Put(raw)
+	base.WriteAt(raw, disk.SuperblockOffset)
+	before := base.Clone()
+	if _, err := crashOpen(base); !errors.As(err, new(*UnsupportedError)) {
+		t.Errorf("opened for writing: %v", err)
+	}
+	if !sameBytes(t, base, before) {
+		t.Error("the image has changed")
+	}
 }
 
 // Blocks that two extents of a file lead to are not given back twice.

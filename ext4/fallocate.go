@@ -42,6 +42,9 @@ func (fs *FS) Fallocate(ctx context.Context, c Caller, ino disk.Ino, mode Falloc
 	mu.Lock()
 	defer mu.Unlock()
 	in, err := fs.inUse(ino)
+	if err == nil {
+		err = in.checkSize()
+	}
 	if err != nil {
 		return err
 	}
@@ -104,7 +107,7 @@ func (in *Inode) checkFallocate(mode FallocMode, off, n int64) error {
 		return unix.ENODEV
 	case off+n < 0 || uint64(off+n) > in.fs.sb.MaxFileSize(true):
 		return unix.EFBIG
-	case in.disk.Flags.Has(disk.FlagVerity), in.ino < in.fs.sb.FirstIno:
+	case in.disk.Flags.Has(disk.FlagVerity), in.internal():
 		return unix.EPERM
 	case op == FallocUnshareRange, op == FallocWriteZeroes:
 		return unix.EOPNOTSUPP

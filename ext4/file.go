@@ -127,6 +127,9 @@ func (fs *FS) writableFile(ino disk.Ino) (*Inode, error) {
 		return nil, fmt.Errorf("write inode %d: %w", ino, err)
 	}
 	in, err := fs.inUse(ino)
+	if err == nil {
+		err = in.checkSize()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +138,7 @@ func (fs *FS) writableFile(ino disk.Ino) (*Inode, error) {
 		err = unix.EISDIR
 	case in.Type() != disk.ModeReg:
 		err = unix.EINVAL
-	case in.disk.Flags.Has(disk.FlagImmutable), in.disk.Flags.Has(disk.FlagVerity), ino < fs.sb.FirstIno:
+	case in.disk.Flags.Has(disk.FlagImmutable), in.disk.Flags.Has(disk.FlagVerity), in.internal():
 		err = unix.EPERM
 	case in.encrypted():
 		err = unix.ENOKEY

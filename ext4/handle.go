@@ -204,6 +204,9 @@ func (h *Handle) inode(ino disk.Ino) (*Inode, error) {
 		return in, nil
 	}
 	cur, err := h.fs.published(ino)
+	if err == nil {
+		err = cur.checkSize()
+	}
 	if err != nil {
 		return nil, err
 	}

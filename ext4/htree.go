@@ -3,6 +3,7 @@ package ext4
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"e4go/ext4/disk"
 )
@@ -141,7 +142,13 @@ func (w *dxWalk) leaf() (disk.LBlock, error) {
 	}
 	w.left--
 	f := w.frames[len(w.frames)-1]
-	return f.node.Entry(f.at).Block, nil
+	leaf := f.node.Entry(f.at).Block
+	// Without checksums a node looks like a block of entries, which names could be put into.
+	if slices.ContainsFunc(w.frames, func(f dxFrame) bool { return f.block == leaf }) {
+		return 0, &disk.CorruptError{Struct: "hash tree of directory", Num: uint64(w.in.ino), Block: w.in.block, Off: w.in.off,
+			Field: "dx_block", Have: fmt.Sprintf("block %d, a node of the tree", leaf), Want: "a leaf"}
+	}
+	return leaf, nil
 }
 
 func (w *dxWalk) tooManyLeaves() error {

@@ -100,6 +100,10 @@ func (in *Inode) Map(b disk.LBlock) (Mapping, error) {
 }
 
 func (in *Inode) mapOnce(b disk.LBlock) (Mapping, error) {
+	if in.HasInlineData() && in.internal() {
+		return Mapping{}, &disk.CorruptError{Struct: "inode", Num: uint64(in.ino), Block: in.block, Off: in.off + 0x20, Field: "i_flags",
+			Have: "inline_data", Want: "blocks, as all that the file system uses itself has"}
+	}
 	if in.HasInlineData() {
 		return Mapping{}, ErrInline
 	}

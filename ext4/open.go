@@ -241,11 +241,11 @@ func (h *Handle) applyOrphans() {
 // addToOrphanFile takes a free place in the orphan file. block is 0 if there
 // is none.
 func (h *Handle) addToOrphanFile(ino disk.Ino) (orphanSlot, error) {
-	file, err := h.fs.Inode(h.fs.sb.OrphanFileIno)
+	file, err := h.fs.orphanFile()
 	if err != nil {
-		return orphanSlot{}, fmt.Errorf("orphan file: %w", err)
+		return orphanSlot{}, err
 	}
-	for b := range uint64(max(file.Size(), 0)) >> h.fs.sb.BlockBits() {
+	for b := range uint64(file.Size()) >> h.fs.sb.BlockBits() {
 		m, err := file.mapOnce(disk.LBlock(b))
 		if err != nil || m.State != MapWritten {
 			return orphanSlot{}, err // the list will do
@@ -329,11 +329,11 @@ func (fs *FS) orphanSlots() (map[disk.Ino]orphanSlot, error) {
 	if !fs.sb.Compat.Has(disk.CompatOrphanFile) {
 		return out, nil
 	}
-	file, err := fs.Inode(fs.sb.OrphanFileIno)
+	file, err := fs.orphanFile()
 	if err != nil {
 		return nil, err
 	}
-	for b := range uint64(max(file.Size(), 0)) >> fs.sb.BlockBits() {
+	for b := range uint64(file.Size()) >> fs.sb.BlockBits() {
 		m, err := file.Map(disk.LBlock(b))
 		if err != nil {
 			return nil, err

@@ -45,12 +45,9 @@ func (fs *FS) storedOrphans() ([]disk.Ino, error) {
 	if !fs.sb.Compat.Has(disk.CompatOrphanFile) || !fs.sb.ROCompat.Has(disk.ROCompatOrphanPresent) {
 		return out, nil
 	}
-	file, err := fs.Inode(fs.sb.OrphanFileIno)
+	file, err := fs.orphanFile()
 	if err != nil {
-		return out, fmt.Errorf("orphan file: %w", err)
-	}
-	if file.Size() < 0 || file.Size() > maxOrphanFile {
-		return out, file.corruptSize(fmt.Sprintf("at most %d for the orphan file", maxOrphanFile))
+		return out, err
 	}
 	data := make([]byte, fs.sb.BlockSize())
 	for b := int64(0); b < file.Size()>>fs.sb.BlockBits(); b++ {
@@ -79,6 +76,18 @@ func (fs *FS) storedOrphans() ([]disk.Ino, error) {
 		}
 	}
 	return out, nil
+}
+
+// orphanFile is the inode of the orphan file, which is no larger than it may be.
+func (fs *FS) orphanFile() (*Inode, error) {
+	file, err := fs.Inode(fs.sb.OrphanFileIno)
+	if err != nil {
+		return nil, fmt.Errorf("orphan file: %w", err)
+	}
+	if file.Size() < 0 || file.Size() > maxOrphanFile {
+		return nil, file.corruptSize(fmt.Sprintf("at most %d for the orphan file", maxOrphanFile))
+	}
+	return file, nil
 }
 
 // MMP returns what multiple mount protection says of who has the file system

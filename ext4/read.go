@@ -172,6 +172,15 @@ func (in *Inode) readTarget(target []byte) error {
 	return nil
 }
 
+// checkSize fails for an inode that is larger than any can be, or smaller than
+// nothing (__ext4_iget): what is to be changed is not computed with such a size.
+func (in *Inode) checkSize() error {
+	if most := in.fs.sb.MaxFileSize(true); in.disk.FileSize(&in.fs.sb) > most {
+		return in.corruptSize(fmt.Sprintf("at most %d", most))
+	}
+	return nil
+}
+
 func (in *Inode) corruptSize(want string) error {
 	return &disk.CorruptError{Struct: "inode", Num: uint64(in.ino), Block: in.block, Off: in.off + 4, Field: "i_size",
 		Have: fmt.Sprint(in.Size()), Want: want}

@@ -108,6 +108,9 @@ func (fs *FS) openWriter(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("journal: %w", err)
 		}
+		if !j.Clean() {
+			return &UnsupportedError{What: "writing with a journal that holds transactions, of which the superblock knows nothing: run e2fsck first"}
+		}
 		if s := j.Super(); s.Errno != 0 {
 			return &UnsupportedError{What: fmt.Sprintf("writing with a journal that was aborted with error %d: run e2fsck first", s.Errno)}
 		}

@@ -472,3 +472,58 @@ func TestXattrChangeOfBroken(t *testing.T) {
 		return err
 	}, "e_value_inum", remove("user.big"))
 }
+
+// No name leads to an EA inode, nobody writes to one, and it gets no name.
+func TestEAInodeIsNobodys(t *testing.T) {
+	ctx := context.Background()
+	image := newImage(t, manyFiles(2), "-O", "ea_inode")
+	fs, done := openWrite(t, image, Options{})
+	defer done()
+	ino := fs.inoOf(t, "/0")
+	if err := fs.Setxattr(ctx, Root, ino, "user.big", make([]byte, 5000), 0); err != nil {
+		t.Fatal(err)
+	}
+	in, err := fs.Inode(ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := in.stored()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ea := list[slices.IndexFunc(list, func(x storedXattr) bool { return x.ValueIno != 0 })].ValueIno
+	_, werr := fs.WriteAt(ctx, Root, ea, []byte("x"), 0)
+	for what, err := range map[string]error{
+		"write":     werr,
+		"truncate":  fs.Truncate(ctx, Root, ea, 0),
+		"fallocate": fs.Fallocate(ctx, Root, ea, 0, 0, 4096),
+		"link":      fs.Link(ctx, Root, ea, disk.RootIno, "name"),
+	} {
+		if !errors.Is(err, unix.EPERM) {
+			t.Errorf("%s: %v, want EPERM", what, err)
+		}
+	}
+	err = fs.Update(ctx, func(h *Handle) error {
+		dir, free, err := h.dirForNew(disk.RootIno, "bad")
+		if err != nil {
+			return err
+		}
+		return h.addEntry(dir, free, &dirent{"bad", ea, disk.ModeReg.FileType()})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, lerr := fs.Resolve("/bad", false)
+	for what, err := range map[string]error{
+		"look up": lerr,
+		"unlink":  fs.Unlink(ctx, Root, disk.RootIno, "bad"),
+		"rename":  fs.Rename(ctx, Root, disk.RootIno, "bad", disk.RootIno, "good", 0),
+	} {
+		if !errors.Is(err, disk.ErrCorrupt) {
+			t.Errorf("%s: %v, want a *disk.CorruptError", what, err)
+		}
+	}
+	if v, err := in.Getxattr("user.big"); err != nil || len(v) != 5000 {
+		t.Errorf("the xattr has %d bytes, %v", len(v), err)
+	}
+}
