@@ -331,3 +331,54 @@ func TestExtentsThatOverlap(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An index that names one of its own nodes as a leaf: without checksums that looks like a
+// block with room for names, and must not get any.
+func TestIndexLeadsToItsRoot(t *testing.T) {
+	ctx := context.Background()
+	mem := crashImages()[7].make(t) // no checksums
+	fs, err := crashOpen(mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := fs.Mkdir(ctx, Root, disk.RootIno, "d", disk.ModeDir|0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 60 {
+		if _, err := fs.Create(ctx, Root, dir.Ino(), fmt.Sprintf("%0100d", i), disk.ModeReg|0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if dir, err = fs.Inode(dir.Ino()); err != nil {
+		t.Fatal(err)
+	}
+	blk, err := dir.dirPhysical(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 1024)
+	mem.ReadAt(data, int64(blk)*1024)
+	n := disk.DxRootNode(data)
+	if n.Count() < 2 || fs.sb.MetadataCsum() {
+		t.Fatalf("an index of %d leaves, with checksums: %t", n.Count(), fs.sb.MetadataCsum())
+	}
+	for i := range n.Count() {
+		n.SetEntry(i, disk.DxEntry{Hash: n.Entry(i).Hash, Block: 0})
+	}
+	mem.WriteAt(data, int64(blk)*1024)
+	if fs, err = Open(mem, Options{Write: true, Errors: ErrorsContinue}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.Create(ctx, Root, dir.Ino(), "new", disk.ModeReg|0o644); !errors.Is(err, disk.ErrCorrupt) {
+		t.Errorf("a name in the root of the index: %v, want a *disk.CorruptError", err)
+	}
+	_ = fs.Close()
+	after := make([]byte, 1024)
+	if mem.ReadAt(after, int64(blk)*1024); string(after) != string(data) {
+		t.Error("the root has changed")
+	}
+}
