@@ -96,7 +96,7 @@ func (rw *writer) noteDamage(err error) {
 	}
 }
 
-// skipDamagedLocked reports whether blocks are looked for in other groups when
+// skipDamagedLocked reports whether blocks and inodes are looked for in other groups when
 // err says that what is known of one is damaged, which it notes.
 func (rw *writer) skipDamagedLocked(err error) bool {
 	var bad *disk.CorruptError

@@ -21,6 +21,8 @@ var fullVolumes = []volume{
 	{name: "ext2", args: "-t ext2 -b 1024", size: "16M"},
 	{name: "ext3", args: "-t ext3 -b 1024", size: "16M"},
 	{name: "bigalloc", args: "-t ext4 -O bigalloc -b 1024 -C 16384", size: "24M"},
+	{name: "meta_bg", args: "-t ext4 -O meta_bg,^resize_inode,^flex_bg -b 1024 -g 1024", size: "24M"},
+	{name: "sparse_super2", args: "-t ext4 -O sparse_super2,^resize_inode,uninit_bg,^metadata_csum -b 1024 -G 4 -g 2048", size: "24M"},
 }
 
 // inos looks up files in the root directory, and opens them.

@@ -41,6 +41,9 @@ func (h *Handle) allocInode(parent *Inode, dir bool) (disk.Ino, error) {
 			continue
 		}
 		g, err := rw.withInodes(n)
+		if err != nil && rw.skipDamagedLocked(err) {
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -23,8 +23,6 @@ func (fs *FS) SetGeneration(ctx context.Context, ino disk.Ino, generation uint32
 			return err
 		case fs.sb.MetadataCsum():
 			return unix.ENOTTY
-		case in.disk.Links == 0 && !h.isOrphan(ino):
-			return in.stale()
 		case in.internal():
 			return unix.EPERM
 		}
@@ -55,8 +53,6 @@ func (fs *FS) Migrate(ctx context.Context, c Caller, ino disk.Ino) error {
 		switch {
 		case err != nil:
 			return err
-		case in.disk.Links == 0 && !h.isOrphan(ino):
-			return in.stale()
 		case in.internal():
 			return unix.EPERM
 		}

@@ -3,6 +3,7 @@ package ext4_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 
@@ -201,7 +202,10 @@ func TestWriteClearsSetGID(t *testing.T) {
 				_, err := fs.WriteAt(ctx, tt.c, ino, []byte("x"), 0)
 				return err
 			},
-			"truncate":  func() error { return fs.Truncate(ctx, tt.c, ino, 4<<20) },
+			"truncate": func() error { return fs.Truncate(ctx, tt.c, ino, 4<<20) },
+			"hole behind the end": func() error {
+				return fs.Fallocate(ctx, tt.c, ino, ext4.FallocPunchHole|ext4.FallocKeepSize, 1<<30, 1)
+			},
 			"fallocate": func() error { return fs.Fallocate(ctx, tt.c, ino, 0, 0, 1) },
 			"copy a hole": func() error {
 				n, err := fs.CopyRange(ctx, tt.c, ino, 1<<20, ino, 2<<20, 1<<20)
@@ -270,55 +274,78 @@ func TestPreallocationOfOthers(t *testing.T) {
 	sound(t, image)
 }
 
+// breakByte changes a byte of an image.
+func breakByte(t *testing.T, image string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{b[0] ^ 0x10}, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A bitmap whose checksum is wrong is noted, also when blocks are looked for
-// outside of an update; with errors=continue they are taken elsewhere.
+// outside of an update; with errors=continue they are taken elsewhere, and inodes too.
 func TestDamagedBitmapWhenWriting(t *testing.T) {
 	ctx := context.Background()
 	for _, policy := range []ext4.ErrorPolicy{ext4.ErrorsContinue, ext4.ErrorsRemountRO} {
-		image := volume{args: "-t ext4 -b 1024 -m 0", size: "48M"}.make(t, "a", "b")
-		fs, closeFS := writable(t, image, ext4.Options{})
-		g, err := fs.Group(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		closeFS()
-		f, err := os.OpenFile(image, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := f.WriteAt([]byte{0x55}, int64(g.BlockBitmap)<<10+1023); err != nil {
-			t.Fatal(err)
-		}
-		dev, err := blockdev.Open(image, blockdev.Options{Write: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		fs, err = ext4.Open(dev, ext4.Options{Write: true, Errors: policy})
-		if err != nil {
-			t.Fatal(err)
-		}
-		files := inos(t, fs, "a", "b")
-		_, err = fs.WriteAt(ctx, ext4.Root, files[0], make([]byte, 1<<20), 0)
-		_, again := fs.WriteAt(ctx, ext4.Root, files[1], make([]byte, 1<<20), 0)
-		cerr := fs.Close()
-		dev.Close()
-		f.Close()
-		if policy == ext4.ErrorsContinue {
-			if err != nil || again != nil || cerr != nil {
-				t.Errorf("errors=continue: %v, %v, %v", err, again, cerr)
+		for _, inodes := range []bool{false, true} {
+			image := volume{args: "-t ext4 -b 1024 -m 0", size: "48M"}.make(t, "a", "b")
+			fs, closeFS := writable(t, image, ext4.Options{})
+			g, err := fs.Group(0)
+			if err != nil {
+				t.Fatal(err)
 			}
-		} else if !errors.Is(err, disk.ErrCorrupt) || !errors.Is(again, unix.EROFS) {
-			t.Errorf("errors=remount-ro: %v, then %v", err, again)
+			closeFS()
+			bitmap := g.BlockBitmap
+			if inodes {
+				bitmap = g.InodeBitmap
+			}
+			breakByte(t, image, int64(bitmap)<<10+30)
+			dev, err := blockdev.Open(image, blockdev.Options{Write: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			fs, err = ext4.Open(dev, ext4.Options{Write: true, Errors: policy})
+			if err != nil {
+				t.Fatal(err)
+			}
+			files := inos(t, fs, "a", "b")
+			change := func(i int) error {
+				if inodes {
+					_, err := fs.Create(ctx, ext4.Root, disk.RootIno, fmt.Sprint(i), disk.ModeReg|0o644)
+					return err
+				}
+				_, err := fs.WriteAt(ctx, ext4.Root, files[i], make([]byte, 1<<20), 0)
+				return err
+			}
+			err, again := change(0), change(1)
+			cerr := fs.Close()
+			dev.Close()
+			if policy == ext4.ErrorsContinue {
+				if err != nil || again != nil || cerr != nil {
+					t.Errorf("errors=continue, inodes %v: %v, %v, %v", inodes, err, again, cerr)
+				}
+			} else if !errors.Is(err, disk.ErrCorrupt) || !errors.Is(again, unix.EROFS) {
+				t.Errorf("errors=remount-ro, inodes %v: %v, then %v", inodes, err, again)
+			}
+			after, err := blockdev.Open(image, blockdev.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sb, _, err := ext4.ReadSuper(after, ext4.Options{})
+			if err != nil || sb.State&disk.StateError == 0 || sb.ErrorCount == 0 || !inodes && sb.ErrorCount != 1 || sb.FirstError.Block != bitmap {
+				t.Errorf("policy %v: the superblock has state %#x, %d errors, the first %+v, %v", policy, sb.State, sb.ErrorCount, sb.FirstError, err)
+			}
+			after.Close()
 		}
-		after, err := blockdev.Open(image, blockdev.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		sb, _, err := ext4.ReadSuper(after, ext4.Options{})
-		if err != nil || sb.State&disk.StateError == 0 || sb.ErrorCount != 1 || sb.FirstError.Block != g.BlockBitmap {
-			t.Errorf("policy %v: the superblock has state %#x, %d errors, the first %+v, %v", policy, sb.State, sb.ErrorCount, sb.FirstError, err)
-		}
-		after.Close()
 	}
 }
 
