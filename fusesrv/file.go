@@ -1,6 +1,7 @@
 package fusesrv
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -86,23 +87,30 @@ func (r *rawFS) Read(_ <-chan struct{}, i *fuse.ReadIn, buf []byte) (fuse.ReadRe
 }
 
 // Lseek answers SEEK_DATA and SEEK_HOLE; the kernel deals with the rest. It asks
-// before it has written back: with a cache of writes it is told to take all of a file for data.
+// before it has written back, and what is dirty in its cache must not pass for a hole: who
+// copies a file would lose it. So a hole is written back before data are sought behind it.
+// One that SEEK_HOLE finds need not be: whoever asks where it ends hears that it is none.
 func (r *rawFS) Lseek(_ <-chan struct{}, i *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	if r.writeBack {
-		return fuse.ENOSYS
-	}
 	in, err := r.inode(i.NodeId)
 	if err != nil {
 		return r.status(err)
 	}
-	var at int64
-	switch i.Whence {
-	case unix.SEEK_DATA:
-		at, err = in.SeekData(int64(i.Offset))
-	case unix.SEEK_HOLE:
-		at, err = in.SeekHole(int64(i.Offset))
-	default:
+	seek := (*ext4.Inode).SeekData
+	if i.Whence == unix.SEEK_HOLE {
+		seek = (*ext4.Inode).SeekHole
+	} else if i.Whence != unix.SEEK_DATA {
 		return fuse.EINVAL
+	}
+	off := int64(i.Offset)
+	at, err := seek(in, off)
+	end := errors.Is(err, unix.ENXIO) // unless the kernel knows of more
+	if r.invalidate != nil && off >= 0 && (end || err == nil && at > off && i.Whence == unix.SEEK_DATA) {
+		// The kernel's answer is of no use: a page that was made dirty again
+		// meanwhile is one that whoever asks comes too early for.
+		r.invalidate(i.NodeId, off, max(at-off, 0))
+		if in, err = r.inode(i.NodeId); err == nil {
+			at, err = seek(in, off)
+		}
 	}
 	if err != nil {
 		return r.status(err)

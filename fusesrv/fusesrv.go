@@ -39,9 +39,11 @@
 //	loop.mu         how many requests are being answered
 //
 // Rules against deadlock with the kernel: no method opens, stats or reads
-// anything below its own mount point, none sends a notification, and none
-// waits for another request. Notifications are sent by ahead's goroutine alone,
-// which holds nothing while the kernel waits for a page that a READ has locked. A process that serves and uses the mount itself
+// anything below its own mount point, and none
+// waits for another request. Notifications are sent by ahead's goroutine,
+// which holds nothing while the kernel waits for a page that a READ has locked, and by
+// Lseek, which holds nothing while the kernel writes back: it takes no lock for that which it has when it
+// asks. A process that serves and uses the mount itself
 // must have called [Server.WaitMount], after which the kernel asks nothing at
 // epoll_ctl, where a Go program waits without giving its processor away.
 package fusesrv
@@ -224,6 +226,9 @@ func newServer(fs *ext4.FS, c conn, o *Options, register func() (dev uint32, bas
 	}
 	if raw.maps != nil {
 		raw.maps.loop = l
+	}
+	if fs.Writable() {
+		raw.invalidate = l.invalidate
 	}
 	return &Server{loop: l, ahead: raw.ahead, primer: raw.primer, done: make(chan struct{}), releases: o.Release != nil}, nil
 }

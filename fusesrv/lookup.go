@@ -31,6 +31,10 @@ type rawFS struct {
 	// [Server.WaitMount]: a file that can be opened, whatever the image has.
 	primer string // immutable
 
+	// invalidate makes the kernel write back and drop a part of its cache of a file
+	// (loop.invalidate). nil where nothing is written. Immutable after newServer.
+	invalidate func(node uint64, off, n int64) fuse.Status
+
 	writeBack      bool // immutable after Init: the kernel keeps what is written, and sizes and times with it
 	declineOpen    bool // immutable after Init: OPEN is answered with ENOSYS
 	declineOpenDir bool // immutable after Init: and OPENDIR

@@ -92,8 +92,11 @@ const (
 	opBatchForget = 42
 	opSyncfs      = 50
 
-	notifyStore = 4
-	storeSize   = 24 // struct fuse_notify_store_out
+	notifyInvalInode = 2
+	notifyStore      = 4
+
+	invalInodeSize = 24 // struct fuse_notify_inval_inode_out
+	storeSize      = 24 // struct fuse_notify_store_out
 )
 
 // buffers are a reader's: they begin so that the data of a WRITE request and
@@ -405,5 +408,17 @@ func (l *loop) store(node uint64, off int64, data []byte) fuse.Status {
 	le.PutUint64(p[8:], uint64(off))
 	le.PutUint64(p[16:], uint64(len(data))) // with the padding behind it
 	copy(p[storeSize:], data)
+	return l.notify(m)
+}
+
+// invalidate makes the kernel drop n bytes of its cache of a file, of which it
+// writes back what is dirty first. n 0 is all that follow. It must not be called with a
+// lock that a READ or WRITE takes.
+func (l *loop) invalidate(node uint64, off, n int64) fuse.Status {
+	m := notification(make([]byte, outHeaderSize+invalInodeSize), notifyInvalInode, invalInodeSize)
+	p := m[outHeaderSize:]
+	le.PutUint64(p, node)
+	le.PutUint64(p[8:], uint64(off))
+	le.PutUint64(p[16:], uint64(n))
 	return l.notify(m)
 }

@@ -470,3 +470,73 @@ func TestZeroMessageOpen(t *testing.T) {
 		}
 	}
 }
+
+// What waits in the kernel's cache is no hole to who looks for data.
+func TestSeekDirty(t *testing.T) {
+	bothWays(t, func(t *testing.T, o Options) {
+		m := mountNewWith(t, o, "-t", "ext4", "-b", "4096")
+		self, err := os.Executable()
+		check(t, err)
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), seekEnv+"="+filepath.Join(m.dir, "file"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+}
+
+// seekEnv makes the test binary a program that looks for what it has written
+// to a file, and has not synced.
+const seekEnv = "E4GO_FUSESRV_TEST_SEEK"
+
+func seekDirty(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fd := int(f.Fd())
+	if err := f.Truncate(10 << 20); err != nil {
+		return err
+	}
+	m, err := unix.Mmap(fd, 0, 10<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(m)
+	m[5<<20+1] = 1
+	if _, err := f.WriteAt([]byte("x"), 7<<20); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt([]byte("x"), 12<<20); err != nil {
+		return err
+	}
+	for _, want := range []struct {
+		from   int64
+		whence int
+		at     int64
+		errno  error
+	}{
+		{0, unix.SEEK_DATA, 5 << 20, nil},
+		{5 << 20, unix.SEEK_HOLE, 5<<20 + 4096, nil},
+		{5<<20 + 4096, unix.SEEK_DATA, 7 << 20, nil},
+		{7 << 20, unix.SEEK_HOLE, 7<<20 + 4096, nil},
+		{8 << 20, unix.SEEK_DATA, 12 << 20, nil},
+		{12 << 20, unix.SEEK_HOLE, 12<<20 + 1, nil},
+		{12<<20 + 1, unix.SEEK_HOLE, 0, unix.ENXIO},
+		{12<<20 + 1, unix.SEEK_DATA, 0, unix.ENXIO},
+	} {
+		at, err := unix.Seek(fd, want.from, want.whence)
+		if err != want.errno && !errors.Is(err, want.errno) || err == nil && at != want.at {
+			return fmt.Errorf("seek %d from %d: %d, %v; want %d, %v", want.whence, want.from, at, err, want.at, want.errno)
+		}
+	}
+	if m[5<<20+1] != 1 {
+		return errors.New("the mapping has lost a byte")
+	}
+	m[1] = 1
+	if at, err := unix.Seek(fd, 0, unix.SEEK_DATA); at != 0 || err != nil {
+		return fmt.Errorf("the first page was written, data begin at %d (%v)", at, err)
+	}
+	return nil
+}
