@@ -29,7 +29,7 @@ var imports = map[string]string{
 	"fusesrv":            "ext4 ext4/blockdev ext4/disk iomap iomap/ext4map",
 	"fixtures":           "ext4/blockdev ext4/disk",           // never ext4: not built by what it tests
 	"fixtures/tourimage": "ext4/blockdev ext4/disk ext4/mkfs", // never ext4
-	"commands":           "ext4 ext4/blockdev ext4/disk ext4/fsck ext4/jbd2 ext4/mkfs fixtures/tourimage fusesrv iomap iomap/ext4map",
+	"commands":           "ext4 ext4/blockdev ext4/disk ext4/fsck ext4/jbd2 ext4/mkfs fixtures/tourimage fusesrv iomap iomap/ext4map iomap/simkernel",
 	"":                   "commands",
 }
 

@@ -53,7 +53,7 @@ func runCompletion(c *cli.Context) error {
 // values are the words that options and arguments can be.
 var values = map[string][]string{
 	"--color":    {"auto", "always", "never"},
-	"--op":       probeOps,
+	"--op":       probeOps(),
 	"--protocol": {"v7", "v8"},
 	"completion": shells,
 }

@@ -19,6 +19,8 @@ type image struct {
 	fs      *ext4.FS
 	dev     blockdev.Device // what fs was opened on
 	path    string
+	opts    ext4.Options // with which fs was opened
+	live    bool         // it is mounted
 	closers []func() error
 }
 
@@ -112,7 +114,7 @@ func (s *images) image(path string, live bool) (*image, error) {
 	if im, ok := s.open[path]; ok {
 		return im, nil
 	}
-	im := &image{path: path}
+	im := &image{path: path, live: live}
 	dev, err := s.opts.device(path, s.lock)
 	if err != nil {
 		return nil, err
@@ -135,7 +137,7 @@ func (s *images) image(path string, live bool) (*image, error) {
 		im.close()
 		return nil, &pathError{path, err}
 	}
-	im.fs = fs
+	im.fs, im.opts = fs, opts
 	im.closers = append(im.closers, fs.Close)
 	s.open[path] = im
 	return im, nil

@@ -51,6 +51,7 @@ package fusesrv
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"path/filepath"
@@ -182,6 +183,16 @@ func (o *Options) logger() *log.Logger {
 		return o.Log
 	}
 	return log.New(os.Stderr, "e4go: ", 0)
+}
+
+// Connect serves fs by mappings to whoever is at the other end of c, as Mount does to a
+// kernel with fuse-iomap: one message each read and write. register makes the device known there, and
+// returns its backing id and the byte at which the file system begins. The other end must have sent INIT.
+func Connect(fs *ext4.FS, c io.ReadWriteCloser, o Options, register func() (dev uint32, base uint64, err error)) (*Server, error) {
+	if o.Subtype == "" {
+		o.Subtype = Subtype
+	}
+	return newServer(fs, c, &o, register)
 }
 
 // newServer answers the INIT request that waits in c, and takes over c. If register, which

@@ -3,6 +3,7 @@ package iomap
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -46,6 +47,26 @@ var opNames = []bitName{
 // IsWrite reports whether o is of the write class: the kernel means to change
 // the range, and takes the write side of the reply too.
 func (o Op) IsWrite() bool { return o&(OpWrite|OpZero|OpUnshare|OpWriteback) != 0 }
+
+// ParseOp understands opflags as a number, or as names joined by "|" or ",", in
+// capitals or small letters.
+func ParseOp(s string) (Op, error) {
+	if n, err := strconv.ParseUint(s, 0, 32); err == nil {
+		return Op(n), nil
+	}
+	var op Op
+	for name := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '|' || r == ',' }) {
+		i := slices.IndexFunc(opNames, func(n bitName) bool { return strings.EqualFold(n.name, name) })
+		if i < 0 {
+			return 0, fmt.Errorf("iomap: opflags have %q, want a number or some of %s", name, strings.Join(Op(opBits).Names(), ", "))
+		}
+		op |= Op(opNames[i].bit)
+	}
+	return op, nil
+}
+
+// opBits are the opflags that have a name.
+const opBits = 1<<11 - 1 | uint32(OpSwapfile|OpWriteback)
 
 // Uncached reports whether the kernel asks the server without having looked
 // into the inode's mapping cache.
@@ -148,8 +169,15 @@ var operations = []Operation{
 // Operations returns all operations that have a name.
 func Operations() []Operation { return slices.Clone(operations) }
 
-// ParseOperation returns the operation whose name is s.
+// ParseOperation returns the operation whose name is s, or that is called so
+// elsewhere: "fault" for mkwrite, "swapfile" for swapon.
 func ParseOperation(s string) (Operation, error) {
+	switch s {
+	case "fault":
+		s = "mkwrite"
+	case "swapfile":
+		s = "swapon"
+	}
 	all := make([]string, len(operations))
 	for i, o := range operations {
 		if o.Name == s {

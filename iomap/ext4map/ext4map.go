@@ -45,7 +45,7 @@ type UnsupportedOpError struct {
 }
 
 func (e *UnsupportedOpError) Error() string {
-	return fmt.Sprintf("iomap operation %s is not served: this build answers report, read and dio-read", e.Op)
+	return fmt.Sprintf("iomap operation %s changes the file system, which is open for reading", e.Op)
 }
 
 // Unwrap returns what the kernel is told.
@@ -53,7 +53,7 @@ func (e *UnsupportedOpError) Unwrap() error { return unix.EOPNOTSUPP }
 
 // served are the opflags of the operations that change nothing, with what a
 // caller may add to them.
-const served = iomap.OpReport | iomap.OpDirect | iomap.OpFault | iomap.OpNowait | iomap.OpDontCache
+const served = iomap.OpReport | iomap.OpSwapfile | iomap.OpDirect | iomap.OpFault | iomap.OpNowait | iomap.OpDontCache
 
 // Begin answers a BEGIN. The mapping is the whole run of blocks in one state
 // that holds req.Pos; it may start before it.
