@@ -57,6 +57,13 @@ func (fs *FS) CopyRange(ctx context.Context, c Caller, src disk.Ino, srcOff int6
 		if err := ctx.Err(); err != nil {
 			return fail(err)
 		}
+		now, err := in.current()
+		if err != nil {
+			return fail(err)
+		}
+		if n = min(n, max(now.Size()-srcOff, done)); n == done {
+			break // src has become shorter: what was cut off is no hole
+		}
 		part, data, err := in.extentAt(srcOff+done, n-done)
 		if err != nil {
 			return fail(err)

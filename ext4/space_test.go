@@ -385,3 +385,39 @@ func TestReservedOwner(t *testing.T) {
 	}
 	sound(t, image)
 }
+
+// onErr is a context that does something when it is first asked whether it ended.
+type onErr struct {
+	context.Context
+	fn func()
+}
+
+func (c *onErr) Err() error {
+	if fn := c.fn; fn != nil {
+		c.fn = nil
+		fn()
+	}
+	return c.Context.Err()
+}
+
+// A copy ends where its source ends by then.
+func TestCopyOfWhatIsCut(t *testing.T) {
+	ctx := context.Background()
+	image := fullVolumes[0].make(t, "a", "b")
+	fs, closeFS := writable(t, image, ext4.Options{})
+	files := inos(t, fs, "a", "b")
+	if _, err := fs.WriteAt(ctx, ext4.Root, files[0], make([]byte, 1<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	cut := &onErr{ctx, func() {
+		if err := fs.Truncate(ctx, ext4.Root, files[0], 5000); err != nil {
+			t.Error(err)
+		}
+	}}
+	n, err := fs.CopyRange(cut, ext4.Root, files[0], 0, files[1], 0, 1<<20)
+	if in, ierr := fs.Inode(files[1]); err != nil || ierr != nil || n != 5000 || in.Size() != 5000 {
+		t.Errorf("copied %d bytes of 5000, to a file of %d: %v", n, in.Size(), err)
+	}
+	closeFS()
+	sound(t, image)
+}
