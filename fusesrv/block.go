@@ -61,7 +61,9 @@ func mountBlock(dir string, dev blockdev.Device, o *Options, flags Flags) (fd in
 	if f == nil {
 		return -1, fmt.Errorf("the image is neither a file nor a block device: %w", unix.ENOTBLK)
 	}
-	options := []string{fmt.Sprintf("blksize=%d", os.Getpagesize())} // newer kernels allow no other
+	// Linux 6.18 takes every size for that of a page. With a smaller one, 6.17 may read over
+	// what was written to a part of a page and is still in its cache.
+	options := []string{fmt.Sprintf("blksize=%d", os.Getpagesize())}
 	if f.IsBlock() && base == 0 {
 		if err := f.Unclaim(); err != nil {
 			return -1, err

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -226,5 +227,36 @@ func TestLoopInit(t *testing.T) {
 		if err := unix.Close(pair[1]); err != unix.EBADF {
 			t.Errorf("%s: the descriptor was left open: %v", tt.what, err)
 		}
+	}
+}
+
+// The data of requests and replies begin at pages, and have room for the largest. Those that are given
+// back are used again, as many as are kept.
+func TestLoopBuffers(t *testing.T) {
+	l := &loop{free: make(chan *buffers, maxFree)}
+	var all []*buffers
+	for range maxFree + 3 {
+		b := l.newBuffers()
+		in, out := b.in[inHeaderSize+writeInSize:], b.out[outHeaderSize:]
+		for _, p := range [][]byte{in, out} {
+			if at := uintptr(unsafe.Pointer(&p[0])); at%pageSize != 0 || len(p) < maxRead {
+				t.Errorf("data at %#x, of %d bytes at most", at, len(p))
+			}
+			p[0], p[len(p)-1] = 1, 1
+		}
+		all = append(all, b)
+	}
+	for _, b := range all {
+		l.freeBuffers(b)
+	}
+	for i := range maxFree {
+		b := l.newBuffers()
+		if b != all[i] {
+			t.Errorf("buffer %d is not one that was given back", i)
+		}
+		b.unmap()
+	}
+	if len(l.free) != 0 {
+		t.Errorf("%d are left", len(l.free))
 	}
 }
