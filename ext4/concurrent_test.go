@@ -397,6 +397,11 @@ func TestFreezeAndShutdown(t *testing.T) {
 			if err := create(fs, "a"); err != nil {
 				t.Fatal(err)
 			}
+			if kind == ShutdownDefault {
+				if err := fs.Freeze(ctx); err != nil { // that it is frozen is no obstacle
+					t.Fatal(err)
+				}
+			}
 			if err := fs.Shutdown(kind); err != nil {
 				t.Fatal(err)
 			}

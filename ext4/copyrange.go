@@ -139,9 +139,11 @@ func (fs *FS) writeZeros(ctx context.Context, c Caller, in *Inode, off, n int64,
 // copied makes a regular file, to which was copied, at least size bytes long. It is
 // written to also if there were only holes.
 func (fs *FS) copied(ctx context.Context, c Caller, ino disk.Ino, size int64) error {
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return err
+	}
+	defer mu.unlock()
 	in, err := fs.writableFile(ino)
 	if err != nil {
 		return err

@@ -38,9 +38,11 @@ func (fs *FS) Fallocate(ctx context.Context, c Caller, ino disk.Ino, mode Falloc
 		return ErrReadOnly
 	}
 	defer func() { fs.rw.noteDamage(err) }()
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return err
+	}
+	defer mu.unlock()
 	in, err := fs.inUse(ino)
 	if err == nil {
 		err = in.checkSize()

@@ -76,9 +76,11 @@ func (fs *FS) WriteAt(ctx context.Context, c Caller, ino disk.Ino, p []byte, off
 		return 0, ErrReadOnly
 	}
 	defer func() { fs.rw.noteDamage(err) }()
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return 0, err
+	}
+	defer mu.unlock()
 	in, err := fs.writableFile(ino)
 	if err != nil {
 		return 0, err

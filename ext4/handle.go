@@ -103,7 +103,7 @@ func (rw *writer) update(ctx context.Context, fn func(*Handle) error) (coming bo
 func (rw *writer) updateInMemory(ctx context.Context, a *readAhead, fn func(*Handle) error) (coming, fatal bool, err error) {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
-	if err := rw.waitForRoomLocked(ctx); err != nil {
+	if err := rw.waitLocked(ctx, rw.fullLocked); err != nil {
 		return false, false, err
 	}
 	rw.view.begin(a, rw.commits)

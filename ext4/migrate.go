@@ -45,10 +45,12 @@ func (fs *FS) Migrate(ctx context.Context, c Caller, ino disk.Ino) error {
 	if fs.rw == nil {
 		return ErrReadOnly
 	}
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
-	err := fs.Update(ctx, func(h *Handle) error {
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return err
+	}
+	defer mu.unlock()
+	err = fs.Update(ctx, func(h *Handle) error {
 		in, err := h.inode(ino)
 		switch {
 		case err != nil:

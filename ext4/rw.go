@@ -81,6 +81,9 @@ func (fs *FS) openWriter(ctx context.Context) error {
 		rw.now = fs.opts.Now
 	}
 	rw.changed = sync.NewCond(&rw.mu)
+	for i := range rw.inodeMu {
+		rw.inodeMu[i] = make(inodeMutex, 1)
+	}
 	for g := range fs.sb.Groups() {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -45,10 +45,13 @@ func (fs *FS) SetAttr(ctx context.Context, c Caller, ino disk.Ino, a SetAttr) er
 	}
 	if err == nil {
 		if a.Flags != nil && fs.rw != nil { // they may change the form of its map
-			mu := fs.rw.inodeLock(ino)
-			mu.Lock()
-			defer mu.Unlock()
+			var mu inodeMutex
+			if mu, err = fs.rw.lockInode(ctx, ino); err == nil {
+				defer mu.unlock()
+			}
 		}
+	}
+	if err == nil {
 		err = fs.changeAttr(ctx, c, ino, func(*Inode) (SetAttr, error) { return a, nil })
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"e4go/ext4/disk"
@@ -38,7 +39,9 @@ func (fs *FS) Shutdown(kind ShutdownKind) error {
 	var err error
 	switch kind {
 	case ShutdownDefault:
-		err = fs.Freeze(context.Background())
+		if err = fs.Freeze(context.Background()); errors.Is(err, unix.EBUSY) {
+			err = nil // it is frozen, and so clean, already
+		}
 		defer fs.Thaw()
 	case ShutdownLogFlush:
 		err = rw.commit()
@@ -83,16 +86,20 @@ func (fs *FS) Freeze(ctx context.Context) error {
 		return ErrReadOnly
 	}
 	// Contents are written with one of these held.
-	for i := range rw.inodeMu {
-		rw.inodeMu[i].Lock()
+	for i, mu := range rw.inodeMu {
+		if err := mu.lock(ctx); err != nil {
+			for _, mu := range rw.inodeMu[:i] {
+				mu.unlock()
+			}
+			return fmt.Errorf("freeze: %w", err)
+		}
 	}
+	rw.trimMu.Lock() // what is being discarded is done
 	rw.mu.Lock()
 	rw.frozen = true
 	rw.mu.Unlock()
-	err := ctx.Err()
-	if err == nil {
-		err = rw.commit()
-	}
+	rw.trimMu.Unlock()
+	err := rw.commit()
 	if err == nil {
 		err = rw.markClean()
 	}
@@ -134,8 +141,8 @@ func (fs *FS) thaw() error {
 	}
 	rw.changed.Broadcast()
 	rw.mu.Unlock()
-	for i := range rw.inodeMu {
-		rw.inodeMu[i].Unlock()
+	for _, mu := range rw.inodeMu {
+		mu.unlock()
 	}
 	return err
 }

@@ -53,7 +53,7 @@ type writer struct {
 	closeMu  sync.Mutex      // held while the file system is closed, frozen or thawed; outside all others
 	commitMu sync.Mutex      // held over a commit; outside mu
 	trimMu   sync.Mutex      // held over a discard of free clusters; outside commitMu
-	inodeMu  [256]sync.Mutex // by inode number: one change of contents at a time; outside commitMu
+	inodeMu  [256]inodeMutex // by inode number: one change of contents at a time; outside commitMu
 	wake     chan struct{}
 	stop     chan struct{}
 	done     chan struct{}
@@ -121,8 +121,12 @@ func (rw *writer) room() int {
 // no room left for that many takes no more updates.
 func (rw *writer) handleRoom() int { return rw.room() / 2 }
 
-// waitForRoomLocked waits until the running transaction takes another update.
-func (rw *writer) waitForRoomLocked(ctx context.Context) error {
+// fullLocked reports whether the running transaction takes no more updates.
+func (rw *writer) fullLocked() bool { return rw.running.size() > rw.room()-rw.handleRoom() }
+
+// waitLocked waits while the file system is frozen, or what is full, which the
+// next commit changes.
+func (rw *writer) waitLocked(ctx context.Context, full func() bool) error {
 	for waited := false; ; waited = true {
 		switch {
 		case rw.failed != nil || rw.closed:
@@ -130,7 +134,7 @@ func (rw *writer) waitForRoomLocked(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case rw.frozen:
-		case rw.running.size() <= rw.room()-rw.handleRoom():
+		case !full():
 			return nil
 		default:
 			rw.kick()
@@ -345,11 +349,6 @@ func (rw *writer) writeOut(t *jbd2.Transaction) error {
 		return fmt.Errorf("flush: %w", err)
 	}
 	return nil
-}
-
-// inodeLock is held over a change of an inode's contents.
-func (rw *writer) inodeLock(ino disk.Ino) *sync.Mutex {
-	return &rw.inodeMu[uint32(ino)%uint32(len(rw.inodeMu))]
 }
 
 // failLocked ends writing. What the running transaction has will not be on the

@@ -37,7 +37,7 @@ func (fs *FS) Trim(ctx context.Context, start, length, minLen uint64) (trimmed u
 		if err := ctx.Err(); err != nil {
 			return trimmed, err
 		}
-		n, next, err := rw.trimPart(at, disk.PBlock(end), uint32(least))
+		n, next, err := rw.trimPart(ctx, at, disk.PBlock(end), uint32(least))
 		trimmed += n << bits
 		if err != nil {
 			return trimmed, err
@@ -50,13 +50,13 @@ func (fs *FS) Trim(ctx context.Context, start, length, minLen uint64) (trimmed u
 // trimPart discards free runs of least clusters or more in the group of block
 // at, from there on to before end, and returns how many blocks that were and where to
 // go on.
-func (rw *writer) trimPart(at, end disk.PBlock, least uint32) (n uint64, next disk.PBlock, err error) {
+func (rw *writer) trimPart(ctx context.Context, at, end disk.PBlock, least uint32) (n uint64, next disk.PBlock, err error) {
 	rw.trimMu.Lock()
 	defer rw.trimMu.Unlock()
 	var a readAhead
-	runs, next, err := rw.takeFree(at, end, least, &a)
+	runs, next, err := rw.takeFree(ctx, at, end, least, &a)
 	for a.fetch(rw.fs.dev) {
-		runs, next, err = rw.takeFree(at, end, least, &a)
+		runs, next, err = rw.takeFree(ctx, at, end, least, &a)
 	}
 	defer func() {
 		rw.mu.Lock()
@@ -82,12 +82,12 @@ func (rw *writer) trimPart(at, end disk.PBlock, least uint32) (n uint64, next di
 }
 
 // takeFree reserves the free runs that trimPart discards.
-func (rw *writer) takeFree(at, end disk.PBlock, least uint32, a *readAhead) (runs []run, next disk.PBlock, err error) {
+func (rw *writer) takeFree(ctx context.Context, at, end disk.PBlock, least uint32, a *readAhead) (runs []run, next disk.PBlock, err error) {
 	rw.mu.Lock()
 	defer rw.mu.Unlock()
 	rw.view.begin(a, rw.commits)
 	defer rw.view.end()
-	if err := rw.readOnlyLocked(); err != nil {
+	if err := rw.waitLocked(ctx, func() bool { return false }); err != nil {
 		return nil, end, err
 	}
 	rw.tick++

@@ -51,9 +51,11 @@ func (fs *FS) Truncate(ctx context.Context, c Caller, ino disk.Ino, size int64) 
 		return ErrReadOnly
 	}
 	defer func() { fs.rw.noteDamage(err) }()
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return err
+	}
+	defer mu.unlock()
 	in, err := fs.writableFile(ino)
 	if err != nil {
 		return err
@@ -117,9 +119,11 @@ func (fs *FS) dropPrealloc(ino disk.Ino) {
 // finishTruncate gives back the blocks behind the end of a file whose
 // truncation a crash has cut short.
 func (fs *FS) finishTruncate(ctx context.Context, ino disk.Ino) error {
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return err
+	}
+	defer mu.unlock()
 	fs.rw.mu.Lock()
 	orphan := fs.rw.isOrphanLocked(ino)
 	fs.rw.mu.Unlock()
@@ -184,9 +188,11 @@ func (fs *FS) truncateBlocks(ctx context.Context, ino disk.Ino, first func(*Hand
 // evict deletes an inode that has no name and that nobody uses
 // (ext4_evict_inode), in as many updates as it takes.
 func (fs *FS) evict(ctx context.Context, ino disk.Ino) error {
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return err
+	}
+	defer mu.unlock()
 	for done := false; !done; ctx = context.WithoutCancel(ctx) {
 		err := fs.Update(ctx, func(h *Handle) error {
 			if !h.isOrphan(ino) {

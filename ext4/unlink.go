@@ -119,8 +119,8 @@ func (h *Handle) unlinked(in *Inode) (evict disk.Ino, err error) {
 		return 0, h.addOrphan(in)
 	}
 	// The lock belongs outside of an update: who holds it may be waiting for us.
-	if mu := h.rw.inodeLock(in.ino); mu.TryLock() {
-		h.after, h.undo = append(h.after, mu.Unlock), append(h.undo, mu.Unlock)
+	if mu := h.rw.inodeLock(in.ino); mu.tryLock() {
+		h.after, h.undo = append(h.after, mu.unlock), append(h.undo, mu.unlock)
 		done, err := h.deleteInode(in)
 		if done || err != nil {
 			return 0, err

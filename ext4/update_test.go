@@ -279,3 +279,90 @@ func TestManyRunsInOneUpdate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who waits for a file system that is frozen, for a journal that is full, or
+// for a file that somebody changes, can give up.
+func TestGiveUpWaiting(t *testing.T) {
+	mem := smallJournal.make(t)
+	fs, err := crashOpen(mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f5, err := fs.Resolve("/f5", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ino := f5.Ino()
+	bg := context.Background()
+	gives := func(what string, do func(ctx context.Context) error) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(bg)
+		done := make(chan error)
+		go func() { done <- do(ctx) }()
+		select {
+		case err := <-done:
+			t.Fatalf("%s: did not wait: %v", what, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		cancel()
+		select {
+		case err := <-done:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v, want that it was cancelled", what, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: still waiting", what)
+		}
+	}
+	write := func(ctx context.Context) error { _, err := fs.WriteAt(ctx, Root, ino, []byte("x"), 0); return err }
+	create := func(ctx context.Context) error {
+		_, err := fs.Create(ctx, Root, disk.RootIno, "x", disk.ModeReg|0o600)
+		return err
+	}
+	if err := fs.Freeze(bg); err != nil {
+		t.Fatal(err)
+	}
+	gives("create while frozen", create)
+	gives("write while frozen", write)
+	gives("truncate while frozen", func(ctx context.Context) error { return fs.Truncate(ctx, Root, ino, 5) })
+	gives("trim while frozen", func(ctx context.Context) error { _, err := fs.Trim(ctx, 0, 1<<30, 0); return err })
+	if err := fs.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+
+	mu, err := fs.rw.lockInode(bg, ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gives("write to a file that is being changed", write)
+	gives("freeze while a file is being changed", fs.Freeze)
+	mu.unlock()
+
+	// Nothing is committed while this is held.
+	fs.rw.commitMu.Lock()
+	full := func() bool {
+		fs.rw.mu.Lock()
+		defer fs.rw.mu.Unlock()
+		return fs.rw.fullLocked()
+	}
+	for i := 0; !full(); i++ {
+		if err := fs.Update(bg, func(h *Handle) error {
+			n, err := h.allocMeta(disk.PBlock(i))
+			if err == nil {
+				h.fresh(kindLink, nil, n)
+				err = h.free(run{n, 1}, false)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gives("create while the journal is full", create)
+	fs.rw.commitMu.Unlock()
+	if err := errors.Join(create(bg), write(bg), fs.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := judge(mem, false); err != nil {
+		t.Error(err)
+	}
+}
