@@ -414,3 +414,50 @@ func TestCrash(t *testing.T) {
 		})
 	}
 }
+
+// A power cut while the next open recovers, finishes what was left of deletions,
+// and closes, leaves no less than the first has.
+func TestCrashTwice(t *testing.T) {
+	total, seed := crashStates(t, 400)
+	images := crashImages()
+	for i, ci := range images {
+		t.Run(ci.name, func(t *testing.T) {
+			t.Parallel()
+			base := ci.make(t)
+			done := 0
+			for s := seed + uint64(i); done < total/len(images); s++ {
+				t.Logf("E4GO_CRASH_SEED=%d", s)
+				rng := rand.New(rand.NewPCG(s, 6))
+				r := ci.record(t, base, s, 5+int(s*7%36))
+				at := rng.IntN(len(r.rec.Log()) + 1)
+				m, what := r.cutAt(t, base, at, rng)
+				before := m.Clone()
+				second := blockdev.NewRecord(m)
+				fs, err := crashOpen(second)
+				if err != nil {
+					t.Fatalf("%s, event %d: %v", what, at, err)
+				}
+				if err := fs.Close(); err != nil {
+					t.Fatalf("%s, event %d: %v", what, at, err)
+				}
+				super, pending := readSuperBytes(before), []blockdev.Event(nil)
+				for _, e := range second.Log() {
+					switch e.Kind {
+					case blockdev.EventWrite:
+						before.WriteAt(e.Data, e.Off)
+						pending = append(pending, e)
+					case blockdev.EventFlush:
+						before.Flush()
+						super, pending = readSuperBytes(before), nil
+					case blockdev.EventDiscard:
+						before.Discard(e.Off, e.N)
+					}
+					if rng.IntN(4) == 0 {
+						r.checkCut(t, ci, cutPower(before, super, pending, rng), at, what+", and again", rng)
+						done++
+					}
+				}
+			}
+		})
+	}
+}
