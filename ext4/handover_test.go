@@ -197,3 +197,76 @@ func copyFile(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+// A power cut while the fast commits of the kernel are replayed leaves what
+// can be replayed again: names, links, contents and counts are the same.
+func TestFastCommitTwice(t *testing.T) {
+	for _, name := range []string{"fast-commit", "fast-commit-1k", "fast-commit-nocsum", "fast-commit-mixed"} {
+		t.Run(name, func(t *testing.T) {
+			image, _ := fixtures.Find(t, name).Open(t)
+			raw, err := os.ReadFile(image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			base := blockdev.NewMem(int64(len(raw)))
+			for off := 0; off < len(raw); off += 1 << 16 {
+				if part := raw[off:min(off+1<<16, len(raw))]; len(bytes.Trim(part, "\x00")) > 0 {
+					base.WriteAt(part, int64(off))
+				}
+			}
+			base.Flush()
+			rec := blockdev.NewRecord(base.Clone())
+			fs, err := crashOpen(rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := readTree(fs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s := fs.Journal().Recovered; s == nil || s.FastCommit.Records == 0 {
+				t.Fatalf("nothing was replayed: %+v", s)
+			}
+			if err := fs.Close(); err != nil {
+				t.Fatal(err)
+			}
+			cuts := 3
+			if os.Getenv("E4GO_CRASH_STATES") != "" {
+				cuts = 50
+			}
+			rng := rand.New(rand.NewPCG(3, 3))
+			m := base.Clone()
+			super, pending := readSuperBytes(m), []blockdev.Event(nil)
+			for at, e := range rec.Log() {
+				switch e.Kind {
+				case blockdev.EventWrite:
+					m.WriteAt(e.Data, e.Off)
+					pending = append(pending, e)
+				case blockdev.EventFlush:
+					m.Flush()
+					super, pending = readSuperBytes(m), nil
+				}
+				for range cuts {
+					again := cutPower(m, super, pending, rng)
+					fs, err := crashOpen(again)
+					if err != nil {
+						t.Fatalf("event %d of %d: %v", at, len(rec.Log()), err)
+					}
+					got, err := readTree(fs)
+					if err == nil {
+						err = sameTree(got, want, want)
+					}
+					if err == nil {
+						err = fs.Close()
+					}
+					if err == nil {
+						err = judge(again, false)
+					}
+					if err != nil {
+						t.Fatalf("event %d of %d: %v", at, len(rec.Log()), err)
+					}
+				}
+			}
+		})
+	}
+}
