@@ -227,6 +227,15 @@ func (h *Handle) peek(ino disk.Ino) (*Inode, error) {
 	return h.fs.Inode(ino)
 }
 
+// fields returns inode ino as it is in this update, for a look at what it
+// tells of itself: nothing is to be looked up with it.
+func (h *Handle) fields(ino disk.Ino) (*Inode, error) {
+	if in, ok := h.inodes[ino]; ok {
+		return in, nil
+	}
+	return h.fs.published(ino)
+}
+
 // newInode returns inode ino, all zeros, to be filled.
 func (h *Handle) newInode(ino disk.Ino, generation uint32) (*Inode, error) {
 	blk, off, err := h.fs.inodePlace(ino)

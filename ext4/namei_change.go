@@ -153,7 +153,7 @@ func (fs *FS) changeNames(ctx context.Context, c Caller, fn func(h *Handle) (*In
 
 // directory returns directory ino, to be changed.
 func (h *Handle) directory(ino disk.Ino) (*Inode, error) {
-	dir, err := h.peek(ino)
+	dir, err := h.fields(ino)
 	switch {
 	case err != nil:
 		return nil, err
@@ -252,7 +252,7 @@ func (fs *FS) Link(ctx context.Context, c Caller, ino, dir disk.Ino, name string
 		if err != nil {
 			return dir, err
 		}
-		in, err := h.peek(ino)
+		in, err := h.fields(ino)
 		if err == nil {
 			err = h.mayLink(dir, in)
 		}

@@ -98,7 +98,7 @@ func (fs *FS) removeName(ctx context.Context, c Caller, dir disk.Ino, name strin
 
 // victim returns the inode that entry p of directory dir names, to be changed.
 func (h *Handle) victim(dir *Inode, name string, p direntPlace) (*Inode, error) {
-	in, err := h.peek(p.ino)
+	in, err := h.fields(p.ino)
 	if err == nil {
 		err = dir.judgeEntry(name, in)
 	}

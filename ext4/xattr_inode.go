@@ -67,7 +67,7 @@ func setEARefs(d *disk.Inode, n uint64) {
 
 // eaInode returns EA inode ino of an xattr of in, to be changed.
 func (h *Handle) eaInode(in *Inode, ino disk.Ino) (*Inode, error) {
-	ea, err := h.peek(ino)
+	ea, err := h.fields(ino)
 	if err != nil {
 		return nil, fmt.Errorf("an xattr of inode %d: %w", in.ino, err)
 	}
