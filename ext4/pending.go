@@ -73,9 +73,11 @@ func (fs *FS) DataElsewhere() { fs.foreign.Store(true) }
 // whole clusters, so that it may begin before at. taken are the file's other
 // pending runs. It fails as [FS.WriteAt] does, and with [ErrInline].
 func (fs *FS) AllocPending(ctx context.Context, c Caller, ino disk.Ino, at disk.LBlock, n uint64, taken []Pending) (Pending, error) {
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return Pending{}, err
+	}
+	defer mu.unlock()
 	in, err := fs.writableFile(ino)
 	if err != nil {
 		return Pending{}, err
@@ -167,9 +169,11 @@ func (fs *FS) MapUnwritten(ctx context.Context, ino disk.Ino, list []Pending) (m
 }
 
 func (fs *FS) mapPending(ctx context.Context, ino disk.Ino, list []Pending, from, end uint64, size int64, unwritten bool) (mapped int, err error) {
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return 0, err
+	}
+	defer mu.unlock()
 	for part, done := end-from, false; !done; {
 		stop := min(from+part, end)
 		runs := list[mapped:]
@@ -218,9 +222,11 @@ func (fs *FS) mapPending(ctx context.Context, ino disk.Ino, list []Pending, from
 
 // GrowOut moves the contents of a file from its inode to blocks.
 func (fs *FS) GrowOut(ctx context.Context, c Caller, ino disk.Ino) error {
-	mu := fs.rw.inodeLock(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu, err := fs.rw.lockInode(ctx, ino)
+	if err != nil {
+		return err
+	}
+	defer mu.unlock()
 	in, err := fs.writableFile(ino)
 	if err != nil || !in.HasInlineData() {
 		return err
