@@ -37,7 +37,7 @@ func (r *rawFS) Open(_ <-chan struct{}, i *fuse.OpenIn, out *fuse.OpenOut) fuse.
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	if r.maps != nil {
-		r.maps.opened(in.Ino())
+		return r.status(r.maps.opened(in.Ino()))
 	}
 	return fuse.OK
 }

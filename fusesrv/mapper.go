@@ -1,6 +1,7 @@
 package fusesrv
 
 import (
+	"errors"
 	"math"
 	"sync"
 
@@ -133,30 +134,34 @@ func statusError(s fuse.Status) error {
 	return unix.Errno(s)
 }
 
-// opened counts an open file, and tells the kernel where its beginning lies.
-func (m *mapper) opened(ino disk.Ino) {
+// opened counts an open file, and tells the kernel where its beginning lies. The inode is in use until
+// it is released, also when it is forgotten before: its number must not become another's
+// while something is kept for it.
+func (m *mapper) opened(ino disk.Ino) error {
+	if err := m.fs.Open(ino); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	m.opens[ino]++
 	m.mu.Unlock()
 	m.maps.Preload(ino)
+	return nil
 }
 
 // released undoes opened. What is kept for a file that nobody has open goes.
 func (m *mapper) released(ino disk.Ino) error {
-	if err := m.maps.Settle(background, ino); err != nil {
-		return err
-	}
+	err := m.maps.Settle(background, ino)
 	m.mu.Lock()
 	m.opens[ino]--
-	last := m.opens[ino] <= 0
+	last := m.opens[ino] == 0
 	if last {
 		delete(m.opens, ino)
 	}
 	m.mu.Unlock()
-	if !last {
-		return nil
+	if last {
+		err = errors.Join(err, m.maps.Released(ino))
 	}
-	return m.maps.Released(ino)
+	return errors.Join(err, m.fs.Release(background, ino))
 }
 
 // resize is what SETATTR does to a size.

@@ -256,7 +256,7 @@ func (r *rawFS) Create(_ <-chan struct{}, i *fuse.CreateIn, name string, out *fu
 	in, err := r.fs.Create(background, c, inoOf(i.NodeId), name, unix.S_IFREG|mode&0o7777)
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	if err == nil && r.maps != nil {
-		r.maps.opened(in.Ino())
+		err = r.maps.opened(in.Ino())
 	}
 	return r.entry(in, err, &out.EntryOut)
 }
@@ -271,7 +271,9 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, i *fuse.CreateIn, out *fuse.CreateOut
 	status := r.entry(in, err, &out.EntryOut)
 	if err == nil {
 		if r.maps != nil {
-			r.maps.opened(in.Ino())
+			if err := r.maps.opened(in.Ino()); err != nil {
+				return r.status(err)
+			}
 		}
 		// The kernel holds it now; Tmpfile held it until here.
 		if err := r.fs.Release(background, in.Ino()); err != nil {
