@@ -61,7 +61,7 @@ git init -q . 2>/dev/null; rm -f .git/*.lock .git/refs/heads/*.lock
 git config user.email a@b.c; git config user.name n; git config core.fsync all; git config core.fsyncMethod fsync; git config gc.auto 20
 for i in $(seq 1 1000); do
 	for j in 1 2 3 4 5; do echo $RANDOM $i $j >f$j.$((RANDOM % 30)) || exit; done
-	git add -A && git commit -q -m $i && echo "git $(git rev-parse HEAD)" || exit
+	git add -A && git commit -q -m $i && h=$(git rev-parse HEAD) && sync .git/refs/heads && echo "git $h" || exit # git does not fsync the directory
 done`},
 	{"tar", `for i in $(seq 1 1000); do rm -rf usr; tar cf - /usr/include/linux /usr/lib/git-core/mergetools 2>/dev/null | tar xf - || exit; done`},
 	{"rewrite", `for i in $(seq 1 10000); do dd if=/dev/zero of=big bs=64k count=64 conv=notrunc status=none || exit; truncate -s $((RANDOM * 100)) big || exit; fallocate -p -o $((RANDOM * 8)) -l 100000 big || exit; done`},
