@@ -58,7 +58,7 @@ func Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	return run(ctx, os.Args, os.Stdout, os.Stderr)
+	return run(ctx, helperLine(os.Args), os.Stdout, os.Stderr)
 }
 
 // collectLater keeps the garbage collector from starting before the heap has

@@ -11,11 +11,13 @@ import (
 	"e4go/fixtures/tourimage"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 // TestMain makes the test binary be e4go when a script calls it so.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){programName: func() { os.Exit(Main()) }})
+	main := func() { os.Exit(Main()) }
+	testscript.Main(m, map[string]func(){programName: main, "mount.e4go": main, "mount.fuse.e4go": main, "umount.fuse.e4go": main})
 }
 
 // TestScripts runs the scripts in testdata/script. With E4GO_UPDATE=1 what they
@@ -33,6 +35,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts: os.Getenv("E4GO_UPDATE") != "",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TZ", "UTC")
+			env.Defer(func() { unmountBelow(env.WorkDir) }) // what a script that fails has mounted
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -58,6 +61,19 @@ func TestScripts(t *testing.T) {
 			return canMount()
 		},
 	})
+}
+
+// unmountBelow takes all mounts in dir out of the directory tree.
+func unmountBelow(dir string) {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); strings.HasPrefix(f[1], dir+"/") {
+			unix.Unmount(f[1], unix.MNT_DETACH)
+		}
+	}
 }
 
 // canMount reports whether this system lets us mount; it is an error if all

@@ -48,6 +48,7 @@ type images struct {
 type imageOptions struct {
 	path    string // "": arguments are paths of mounted file systems
 	offset  uint64
+	limit   uint64 // bytes from offset on that are the file system's; 0: all
 	journal string
 	ext4    ext4.Options
 }
@@ -97,13 +98,13 @@ func (o *imageOptions) device(path string, lock blockdev.Lock) (blockdev.Device,
 	if err != nil {
 		return nil, err
 	}
-	if o.offset == 0 {
+	if o.offset == 0 && o.limit == 0 {
 		return f, nil
 	}
-	w, err := blockdev.NewWindow(f, int64(o.offset), 0)
+	w, err := blockdev.NewWindow(f, int64(o.offset), int64(o.limit))
 	if err != nil {
 		f.Close()
-		return nil, &pathError{path, fmt.Errorf("--offset %d: %w", o.offset, err)}
+		return nil, &pathError{path, fmt.Errorf("offset %d: %w", o.offset, err)}
 	}
 	return w, nil
 }

@@ -3,6 +3,8 @@ package commands
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -27,6 +29,24 @@ func TestManPages(t *testing.T) {
 	for _, e := range list {
 		if !names[e.Name()] {
 			t.Errorf("docs/man/%s is the page of no command", e.Name())
+		}
+	}
+}
+
+// Each mount option stands in the manual of mount.
+func TestMountOptionsAreDocumented(t *testing.T) {
+	words := strings.FieldsFunc(mountCommand.Description, func(r rune) bool { return strings.ContainsRune(" ,\n;:=|", r) })
+	for name := range mountOptions {
+		if name == "abort" || name == "dax" || name == "namespace" {
+			continue // refused, with a reason
+		}
+		if !slices.Contains(words, name) {
+			t.Errorf("the manual of mount does not have the option %s", name)
+		}
+	}
+	for _, name := range []string{"lazytime", "strictatime", "noatime", "nodiratime", "relatime", "suid", "nosuid", "nodev", "noexec", "nosymfollow", "context"} {
+		if !slices.Contains(words, name) {
+			t.Errorf("the manual of mount does not have the option %s", name)
 		}
 	}
 }

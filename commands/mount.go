@@ -3,19 +3,15 @@ package commands
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log"
-	"log/syslog"
 	"os"
+	"os/signal"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
-	"time"
+	"sync"
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
-	"e4go/ext4/disk"
 	"e4go/fusesrv"
 
 	"github.com/urfave/cli/v2"
@@ -30,10 +26,6 @@ const (
 	mountFailed      = 32
 )
 
-// readyEnv numbers the descriptor on which a server in the background says
-// that the mount answers.
-const readyEnv = "E4GO_MOUNT_READY"
-
 var mountCommand = &cli.Command{
 	Name:      "mount",
 	Usage:     "mount a file system",
@@ -42,16 +34,22 @@ var mountCommand = &cli.Command{
 at the directory DIR, through the kernel's FUSE driver. Root needs nothing
 else; other users need fusermount3.
 
-Without -o rw the mount is read-only, and not one byte of IMAGE is written: an
-unclean journal is replayed in memory. With it, an unclean journal is replayed
-first, and every change of metadata goes through the journal, as with the
-kernel's own ext4 and data=ordered: what fsync has returned for survives a
-power cut, and the file system is sound after one. What cannot be written
-safely is refused, and says why.
+The mount is read-write. Where IMAGE cannot be written, or has features that
+do not allow it, it is mounted read-only and a warning says why; with -o rw it
+is refused instead. An unclean journal is replayed first, and every change of
+metadata goes through the journal, as with the kernel's own ext4 and
+data=ordered: what fsync has returned for survives a power cut, and the file
+system is sound after one.
+
+With -o ro not one byte of IMAGE is written: an unclean journal is replayed in
+memory. Use it for every IMAGE that you do not trust or want to keep as it is.
 
 e4go mount returns when the mount answers, and serves it in the background;
-with -f it stays in the foreground until the file system is unmounted, or a
-SIGINT or SIGTERM unmounts it.
+with -f it stays in the foreground. Unmount with e4go umount DIR, with umount(8)
+or with fusermount3 -u. A SIGTERM, SIGINT or SIGHUP to the server unmounts,
+too: if the mount is in use it leaves the directory tree at once, and its users
+keep it until they are done. A second signal ends it, as cleanly as an unmount
+for the image.
 
 Root's mount is one of a block device: of IMAGE if it is one, else of a loop
 device that goes when the mount does. Its type is fuseblk.e4go. umount(8) and
@@ -67,38 +65,102 @@ as long as it likes, since nobody else changes the image: IMAGE must not be
 written by others while it is mounted. An IMAGE that is in use is refused.
 
 Options (-o, separated by commas):
-  ro                        read-only; the default
-  rw                        read-write
-  commit=N                  with rw: changes become durable after N seconds at the latest; default 5
-  discard                   with rw: tell the device which blocks were freed
-  errors=continue|remount-ro|panic
-                            with rw: what to do when damage is met; default: as the superblock says
-  usrquota, grpquota, prjquota
-                            with rw: the limits of users, groups, projects count; usage is counted always
-  resuid=N, resgid=N        with rw: who may have the blocks that are kept; default: as the superblock says
+  ro                        read-only, and not one byte is written
+  rw                        read-write, or not at all
+  remount                   change ro, rw and the flags of a mount that is there; wants root.
+                            After remount,ro everything is durable and nothing more is written
+
   offset=N                  the file system begins N bytes into IMAGE
-  sb=N                      use the superblock in block N, in units of 1 KiB
-  norecovery, noload        do not replay the journal
-  journal=PATH              the external journal
+  sizelimit=N               and has N bytes at most
+  sb=N                      use the superblock in block N, in units of 1 KiB; wants ro
+  norecovery, noload        do not replay the journal; if it is unclean, wants ro
+  journal=PATH, journal_path=PATH, journal_dev=NUMBER
+                            the external journal
   cache_size=N              bytes of metadata kept in memory; default 64m
-  writeback_cache           with rw: the kernel keeps what is written for a while, which is faster for
+
+  writeback_cache           the kernel keeps what is written for a while, which is faster for
                             small writes, and slower for deleting and renaming. That there is no room is
                             then told by fsync and close, as with NFS; without it, by write
-  log=FILE                  append complaints to FILE; default: the system log, with -f standard error
+  commit=N                  changes become durable after N seconds at the latest; default 5
+  sync                      what write(2) has written is durable when it returns; implies dirsync
+  dirsync                   changes of directories are durable when they return
+  data=ordered|writeback    both are ordered; data=journal is refused
+  discard, nodiscard        tell the device which blocks were freed; default: as the superblock says
+  errors=continue|remount-ro|panic
+                            what to do when damage is met; default: as the superblock says.
+                            remount-ro: writing fails with EROFS from then on; panic: everything fails with EIO
+
+  relatime                  a file's first access after a change counts, and one a day; the default
+  strictatime               every access counts that the kernel asks for contents at
+  noatime, nodiratime       none counts, or none of a directory
+  lazytime                  times of access are kept in memory for up to 12 hours
+
   allow_other               let other users in; always so for root
+  uid=N, gid=N              show everything as owned by user N, group N: a view, for images whose users
+                            are another machine's. What is made belongs in the image to the owner of its
+                            directory; what is there keeps its owner, and cannot be given to others
+  fakeroot                  whoever may use the mount may do everything, as root would, but for what takes
+                            the kernel's own privileges; new files are the caller's. Implies nosuid, nodev
+  acl, noacl                POSIX ACLs, the default, or as if there were none
+  user_xattr, nouser_xattr  xattrs named user.*, the default, or as if there were none
+  grpid, bsdgroups          new files get the group of their directory; nogrpid, sysvgroups: only if
+                            that has set-group-ID; default: as the superblock says
+  resuid=N, resgid=N        who may use the blocks kept for root, instead of whom the superblock names
+  usrquota, quota, grpquota, prjquota
+                            enforce the limits of quota; usage is counted without, too. noquota: do not.
+                            The file system must have the feature: usrjquota=, grpjquota= and jqfmt= with
+                            values are refused
+  bsddf, minixdf            statfs leaves out what metadata take, the default, or counts it
+
+  log=FILE                  append complaints to FILE; default: the system log, with -f standard error
+  oom_score_adj=N           when to kill the server if memory is short; default -500 where it writes and may
+  iomap=0|1|default         the server reads and writes contents itself; 1 is refused, and says what the kernel lacks
   fuseblk=0|1|default       mount without a block device, with one or not at all, or with one
                             where that is possible
   fsname=NAME, subtype=T    the source, if there is no block device, and the type that mount(8) shows
-  suid, dev, noexec, noatime, nosymfollow, context=...
-                            as in mount(8); nosuid and nodev are the default
-  acl, user_xattr, data=, barrier, delalloc, journal_checksum and the other
-  options of ext4 that concern writing
-                            accepted, without effect
+  nosuid, nodev             the default of e4go mount; suid, dev: that of mount(8)
+  noexec, nosymfollow, context=...
+                            as in mount(8)
+
+Ioctls of ext4 that the mount answers: FS_IOC_GETFLAGS and SETFLAGS, FSGETXATTR and
+FSSETXATTR (lsattr, chattr, projects), GETVERSION and SETVERSION, EXT4_IOC_MIGRATE; for root and
+for whoever has mounted it FITRIM (fstrim), FS_IOC_GETFSLABEL and SETFSLABEL, EXT4_IOC_GETFSUUID
+and SETFSUUID, EXT4_IOC_SHUTDOWN, EXT4_IOC_CHECKPOINT. The kernel does not let FIEMAP,
+FS_IOC_GETFSUUID and GETFSSYSFSPATH through.
+
+Options without effect, since they are of the kernel's ext4 and concern what is done
+otherwise here, or not at all:
+  barrier, nobarrier        barriers are always used
+  auto_da_alloc, noauto_da_alloc, delalloc, nodelalloc
+  journal_checksum, nojournal_checksum, journal_async_commit, journal_ioprio, data_err
+  block_validity, noblock_validity, debug
+  dioread_lock, dioread_nolock, nodioread_nolock
+  max_batch_time, min_batch_time, stripe, inode_readahead_blks, max_dir_size_kb
+  init_itable, noinit_itable, i_version, nombcache, no_mbcache, mb_optimize_scan
+  prefetch_block_bitmaps, no_prefetch_block_bitmaps
+  nouid32, oldalloc, orlov, bh, nobh, check, nocheck, reservation, noreservation
+
+Options of mount(8) and fstab(5), and all that begin with x- or X-, are passed over:
+  defaults, auto, noauto, user, nouser, users, nousers, owner, noowner, group, nogroup
+  nofail, _netdev, loop, comment, helper, uhelper, silent, loud, default_permissions
+
+For mount(8) and fstab(5), let it be found under the names of their helpers:
+  ln -s /usr/local/bin/e4go /sbin/mount.fuse.e4go
+  ln -s /usr/local/bin/e4go /sbin/mount.fuseblk.e4go
+  ln -s /usr/local/bin/e4go /sbin/mount.e4go
+  ln -s /usr/local/bin/e4go /sbin/umount.fuse.e4go
+  mount -t e4go disk.img /mnt
+  /srv/disk.img /mnt fuse.e4go noauto,user,ro 0 0
+The second is for mount -o remount, the last for umount(8) to return when IMAGE is free also
+where it is no block device. As a helper, rw means what neither rw nor ro means otherwise, and
+suid and dev are on unless fstab(5) or the command line say nosuid, nodev, or user.
 
 Examples:
-  e4go mount -o ro disk.img /mnt
-  e4go mount -o rw disk.img /mnt
+  e4go mount disk.img /mnt
+  e4go mount -o ro untrusted.img /mnt
   e4go mount -f -o ro,offset=1m disk.img /mnt
+  e4go mount -o uid=1000,gid=1000 stick.img /mnt
+  e4go mount -o remount,ro disk.img /mnt
   e4go umount /mnt
 
 Exit status, as mount(8)'s:
@@ -107,6 +169,8 @@ Exit status, as mount(8)'s:
 		&cli.StringSliceFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, separated by commas"},
 		&cli.BoolFlag{Name: "foreground", Aliases: []string{"f"}, Usage: "serve in the foreground"},
 		&cli.BoolFlag{Name: "debug", Usage: "log every request; wants -f"},
+		&cli.BoolFlag{Name: "sloppy", Usage: "ignore mount options that are not known"},
+		&cli.BoolFlag{Name: "fake", Usage: "check the command line, and do nothing"},
 		jsonFlag(),
 	},
 	Action: runMount,
@@ -134,15 +198,32 @@ type mountRequest struct {
 	image, dir string // absolute
 	open       imageOptions
 	serve      fusesrv.Options
+	write      writeRule
 	log        string
+	oom        *int   // nil: the default
+	remount    bool   // change a mount that is there
+	fromKernel string // an option that only a mount has that is there
 }
+
+// A writeRule says whether a file system is mounted read-write.
+type writeRule int
+
+const (
+	writeIfCan  writeRule = iota // read-only, with a warning, where it cannot be
+	writeNever                   // ro
+	writeOrFail                  // rw
+)
 
 func runMount(c *cli.Context) error {
 	r, err := parseMount(c)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if !c.Bool("foreground") {
+	case r.remount:
+		return r.change()
+	case c.Bool("fake"):
+		return nil
+	case !c.Bool("foreground"):
 		return background(c)
 	}
 	return r.run(c)
@@ -164,153 +245,37 @@ func parseMount(c *cli.Context) (*mountRequest, error) {
 		return nil, usagef("--debug wants -f")
 	}
 	r.serve.FSName = r.image
-	for o := range strings.SplitSeq(strings.Join(c.StringSlice("options"), ","), ",") {
-		if o == "" {
-			continue
-		}
-		if err := r.option(o); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := fusesrv.ParseFlags(r.serve.Extra); err != nil {
-		var bad *fusesrv.OptionError
-		if errors.As(err, &bad) {
-			name, _, _ := strings.Cut(bad.Option, "=")
-			return nil, usageHint(didYouMean(name, mountOptionNames()), "%v", err)
-		}
+	if err := r.options(strings.Join(c.StringSlice("options"), ","), c.Bool("sloppy")); err != nil {
 		return nil, err
 	}
+	if r.fromKernel != "" && !r.remount {
+		return nil, usagef("mount option %s is the kernel's own, which nobody can give", r.fromKernel)
+	}
 	return r, nil
-}
-
-// idle are the options of the kernel's ext4 that concern writing, or that are
-// always on here.
-var idle = []string{
-	"acl", "user_xattr", "data", "barrier", "nobarrier", "delalloc", "nodelalloc",
-	"journal_checksum", "nojournal_checksum", "journal_async_commit", "auto_da_alloc", "noauto_da_alloc", "block_validity",
-	"noblock_validity", "dioread_lock", "dioread_nolock", "lazytime", "nolazytime", "init_itable", "noinit_itable", "stripe",
-	"max_batch_time", "min_batch_time", "journal_ioprio", "max_dir_size_kb", "i_version", "nombcache", "jqfmt",
-	"inode_readahead_blks", "bsddf", "data_err", "mb_optimize_scan", "prefetch_block_bitmaps",
-	"defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "loop",
-}
-
-// ours are the options that [mountRequest.option] knows.
-var ours = []string{"ro", "rw", "commit", "discard", "nodiscard", "errors", "usrquota", "grpquota", "prjquota", "quota", "noquota", "resuid", "resgid", "offset", "sb", "norecovery", "noload", "journal", "journal_path", "cache_size", "writeback_cache", "log", "allow_other", "fuseblk", "fsname", "subtype"}
-
-func mountOptionNames() []string {
-	return append(append([]string{"suid", "nosuid", "dev", "nodev", "noexec", "noatime", "relatime", "nosymfollow", "context"}, ours...), idle...)
-}
-
-// option takes one mount option.
-func (r *mountRequest) option(o string) error {
-	name, value, hasValue := strings.Cut(o, "=")
-	size := func() (uint64, error) {
-		n, err := parseSize(value)
-		if err != nil {
-			return 0, usagef("mount option %s: %v", name, err)
-		}
-		return n, nil
-	}
-	var n uint64
-	var err error
-	switch name {
-	case "":
-	case "rw", "ro":
-		r.open.ext4.Write = name == "rw"
-		r.serve.Extra = append(r.serve.Extra, name)
-	case "discard", "nodiscard":
-		r.open.ext4.Discard = name == "discard"
-	case "errors":
-		policy, ok := map[string]ext4.ErrorPolicy{
-			"continue": ext4.ErrorsContinue, "remount-ro": ext4.ErrorsRemountRO, "panic": ext4.ErrorsPanic,
-		}[value]
-		if !ok {
-			return usagef("mount option errors=%s: want continue, remount-ro or panic", value)
-		}
-		r.open.ext4.Errors = policy
-	case "usrquota", "quota", "grpquota", "prjquota":
-		t := map[string]disk.QuotaType{"grpquota": disk.QuotaGroup, "prjquota": disk.QuotaProject}[name] // else disk.QuotaUser
-		r.open.ext4.QuotaLimits = append(r.open.ext4.QuotaLimits, t)
-	case "resuid", "resgid":
-		id, err := strconv.ParseUint(value, 10, 32)
-		if err != nil {
-			return usagef("mount option %s=%s: want a number, up to 4294967295", name, value)
-		}
-		owner := uint32(id)
-		if name == "resuid" {
-			r.open.ext4.ReservedUID = &owner
-		} else {
-			r.open.ext4.ReservedGID = &owner
-		}
-	case "noquota":
-		r.open.ext4.QuotaLimits = nil
-	case "commit":
-		if n, err = strconv.ParseUint(value, 10, 16); err != nil {
-			return usagef("mount option commit=%s: want a number of seconds, up to 65535", value)
-		}
-		r.open.ext4.CommitInterval = time.Duration(n) * time.Second
-	case "offset":
-		r.open.offset, err = size()
-	case "sb":
-		if n, err = size(); err == nil && (n == 0 || n >= 1<<53) {
-			err = usagef("mount option sb=%s: want a block number in units of 1 KiB, at least 1", value)
-		}
-		r.open.ext4.Superblock = int64(n) << 10
-	case "cache_size":
-		n, err = size()
-		r.open.ext4.CacheSize = int64(n)
-	case "writeback_cache":
-		r.serve.WriteBack = true
-	case "norecovery", "noload":
-		r.open.ext4.NoRecovery = true
-	case "journal", "journal_path":
-		if !hasValue || value == "" {
-			return usagef("mount option %s wants the path of a journal device", name)
-		}
-		r.open.journal, err = filepath.Abs(value)
-	case "log":
-		r.log, err = filepath.Abs(value)
-	case "allow_other":
-		r.serve.AllowOther = true
-	case "fuseblk":
-		choice, ok := map[string]fusesrv.BlockChoice{
-			"0": fusesrv.BlockNever, "1": fusesrv.BlockAlways, "default": fusesrv.BlockDefault,
-		}[value]
-		if !ok {
-			return usagef("mount option fuseblk=%s: want 0, 1 or default", value)
-		}
-		r.serve.Block = choice
-	case "fsname":
-		r.serve.FSName = value
-	case "subtype":
-		r.serve.Subtype = value
-	default:
-		if !slices.Contains(idle, name) {
-			r.serve.Extra = append(r.serve.Extra, o)
-		}
-	}
-	return err
 }
 
 // run mounts, serves until the file system is unmounted, and lets go of the image.
 func (r *mountRequest) run(c *cli.Context) error {
 	ready := readyPipe()
-	s := &images{c: c, opts: r.open, open: map[string]*image{}, lock: blockdev.LockShared}
-	if r.open.ext4.Write {
-		s.lock = blockdev.LockExclusive
+	if err := r.spare(); err != nil {
+		return err
 	}
-	im, err := s.image(r.image, false)
+	im, err := r.openImage(c)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer im.close()
 	logger, closeLog, err := r.logger(c, ready != nil)
 	if err != nil {
 		return err
 	}
 	defer closeLog()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
 	r.serve.Log = logger
-	r.serve.Image, r.serve.Release = im.dev, s.close
+	release := sync.OnceValue(im.close)
+	r.serve.Image, r.serve.Release = im.dev, release
 	srv, err := fusesrv.Mount(im.fs, r.dir, r.serve)
 	if err != nil {
 		return &pathError{r.image, err}
@@ -326,6 +291,7 @@ func (r *mountRequest) run(c *cli.Context) error {
 	if o := out(c); o.json {
 		o.kStr("image", r.image)
 		o.kStr("dir", r.dir)
+		o.kBool("read_only", !im.fs.Writable())
 		o.kInt("pid", int64(os.Getpid()))
 		if err := o.close(nil); err != nil {
 			return err
@@ -334,110 +300,61 @@ func (r *mountRequest) run(c *cli.Context) error {
 	if err := r.detach(ready); err != nil {
 		return err
 	}
-	select {
-	case <-served:
-	case <-c.Context.Done():
-		if err := srv.Unmount(); err != nil {
-			logger.Printf("unmount %s: %v: still serving; send the signal again to end without unmounting", r.dir, err)
-		}
-		<-served
+	r.wait(srv, served, signals, logger)
+	if err := release(); err != nil && !errors.Is(err, ext4.ErrShutdown) { // the server has said it, or is cut off
+		return exit(mountFailed, err)
 	}
 	return exit(exitOK, nil) // also when a signal ended it: that is how one unmounts
 }
 
-// logger is where complaints go once the command line has returned.
-func (r *mountRequest) logger(c *cli.Context, background bool) (*log.Logger, func(), error) {
-	none := func() {}
-	switch {
-	case r.log != "":
-		f, err := os.OpenFile(r.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err != nil {
-			return nil, nil, err
-		}
-		return log.New(f, "", log.LstdFlags), func() { f.Close() }, nil
-	case background:
-		w, err := syslog.New(syslog.LOG_WARNING|syslog.LOG_DAEMON, programName)
-		if err != nil { // no daemon listens: nobody would read it
-			return log.New(io.Discard, "", 0), none, nil
-		}
-		return log.New(w, "", 0), func() { w.Close() }, nil
+// wait returns when the file system is served no more: when it has been unmounted, or at the second
+// signal. The first unmounts it; while somebody uses it, that takes it out of the tree only.
+func (r *mountRequest) wait(srv *fusesrv.Server, served chan struct{}, signals chan os.Signal, logger *log.Logger) {
+	select {
+	case <-served:
+		return
+	case <-signals:
 	}
-	return log.New(out(c).stderr, programName+" mount: ", 0), none, nil
+	err := srv.Unmount()
+	if errors.Is(err, unix.EBUSY) {
+		logger.Printf("unmount %s: it is in use: it is out of the directory tree, and served until its last user has gone; a second signal ends it at once", r.dir)
+		err = srv.Detach()
+	}
+	if err != nil {
+		logger.Printf("%v: still serving; a second signal ends it without unmounting", err)
+	}
+	select {
+	case <-served:
+	case <-signals:
+		logger.Printf("%s: ended while in use", r.dir)
+	}
 }
 
-// readyPipe is the pipe to the process that started us in the background, nil
-// in the foreground.
-func readyPipe() *os.File {
-	if os.Getenv(readyEnv) == "" {
-		return nil
+// openImage opens what is to be mounted.
+func (r *mountRequest) openImage(c *cli.Context) (*image, error) {
+	s := &images{c: c, opts: r.open, open: map[string]*image{}}
+	open := func(write bool) (*image, error) {
+		s.opts.ext4.Write, s.lock = write, blockdev.LockShared
+		if write {
+			s.lock = blockdev.LockExclusive
+		}
+		return s.image(r.image, false)
 	}
-	unix.CloseOnExec(3)
-	return os.NewFile(3, "ready")
-}
-
-// detach tells the waiting process that the mount answers, and leaves its
-// terminal and its directory.
-func (r *mountRequest) detach(ready *os.File) error {
-	if ready == nil {
-		return nil
-	}
-	if _, err := ready.Write([]byte{1}); err != nil {
-		return fmt.Errorf("report to the waiting process: %w", err)
-	}
-	if err := ready.Close(); err != nil {
-		return err
-	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	for fd := range 3 {
-		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
-			return fmt.Errorf("leave the terminal: %w", err)
+	im, err := open(r.write != writeNever)
+	var cannot *ext4.UnsupportedError
+	if r.write == writeIfCan && (errors.As(err, &cannot) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
+		why := err
+		if im, err = open(false); err == nil {
+			out(c).warn(c.Command, "WARNING: mounted read-only: %s", errorText(why))
 		}
 	}
-	return os.Chdir("/")
-}
-
-// background starts this program again with -f in a session of its own, and
-// waits until the mount answers or the program ends.
-func background(c *cli.Context) error {
-	exe, err := os.Executable()
 	if err != nil {
-		return exit(mountSystem, err)
+		return nil, err
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return exit(mountSystem, err)
+	mode := "ro"
+	if im.fs.Writable() {
+		mode = "rw"
 	}
-	defer r.Close()
-	args := []string{os.Args[0], c.Command.Name, "-f"}
-	for _, o := range c.StringSlice("options") {
-		args = append(args, "-o", o)
-	}
-	if out(c).json {
-		args = append(args, "--json")
-	}
-	args = append(append(args, "--"), c.Args().Slice()...)
-	p, err := os.StartProcess(exe, args, &os.ProcAttr{
-		Env:   append(os.Environ(), readyEnv+"=1"),
-		Files: []*os.File{nil, os.Stdout, os.Stderr, w},
-		Sys:   &unix.SysProcAttr{Setsid: true},
-	})
-	w.Close()
-	if err != nil {
-		return exit(mountSystem, fmt.Errorf("start the server: %w", err))
-	}
-	if n, _ := r.Read(make([]byte, 1)); n == 1 {
-		return p.Release()
-	}
-	st, err := p.Wait()
-	if err != nil {
-		return exit(mountSystem, err)
-	}
-	if st.ExitCode() <= 0 { // killed, or it went without a word
-		return exit(mountFailed, fmt.Errorf("the server ended before the mount answered: %v", st))
-	}
-	return exit(st.ExitCode(), nil) // it has said why
+	r.serve.Extra = append(r.serve.Extra, mode)
+	return im, nil
 }

@@ -17,6 +17,7 @@ or hangs is unmounted too. A DIR in use is refused.
 Exit status, as umount(8)'s:
   0 unmounted; 1 wrong usage; 32 a DIR could not be unmounted.`,
 	Flags: []cli.Flag{
+		&cli.BoolFlag{Name: "lazy", Aliases: []string{"l"}, Usage: "take a DIR that is in use out of the directory tree, and do not wait for its users"},
 		&cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"},
 	},
 	Action: runUmount,
@@ -27,12 +28,16 @@ func runUmount(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	unmount := fusesrv.Unmount
+	if c.Bool("lazy") {
+		unmount = fusesrv.UnmountLazy
+	}
 	o := out(c)
 	if o.json {
 		o.kArr("unmounted")
 	}
 	for _, dir := range dirs {
-		if err := fusesrv.Unmount(dir); err != nil {
+		if err := unmount(dir); err != nil {
 			return &pathError{dir, err}
 		}
 		if o.json {

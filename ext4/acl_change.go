@@ -74,7 +74,7 @@ func (h *Handle) putACL(in *Inode, index disk.XattrIndex, acl []disk.ACLEntry) e
 
 // acl returns an ACL of the inode, nil if it has none.
 func (in *Inode) acl(index disk.XattrIndex) ([]disk.ACLEntry, error) {
-	if !in.hasXattrs() {
+	if !in.hasXattrs() || in.fs.opts.NoACL {
 		return nil, nil
 	}
 	wire, err := in.getxattr(index.Prefix())

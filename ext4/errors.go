@@ -107,6 +107,47 @@ func (rw *writer) skipDamagedLocked(err error) bool {
 	return true
 }
 
+// A FaultError is a panic of this package, met where others wait for the outcome.
+type FaultError struct {
+	Value any    // of the panic
+	Stack []byte // as debug.Stack gives it
+}
+
+func (e *FaultError) Error() string { return fmt.Sprintf("a fault of e4go itself: %v", e.Value) }
+
+// Unwrap makes it an EIO.
+func (e *FaultError) Unwrap() error { return unix.EIO }
+
+// errFault is why nothing is written any more after an update was half published.
+var errFault = errors.New("a fault of e4go itself")
+
+// Fail deals with what a caller has met that must not be. Damage that was found by reading has the
+// same consequences as damage that an update meets: see [ErrorPolicy]. Anything else is a fault
+// of our own: nothing more is written, since nobody knows what is right in memory.
+func (fs *FS) Fail(err error) {
+	rw := fs.rw
+	if rw == nil || err == nil {
+		return
+	}
+	if rw.failForeign(err) {
+		rw.abort(err)
+	}
+}
+
+// failForeign is [FS.Fail] up to what needs other locks. It reports whether writing ends by it.
+func (rw *writer) failForeign(err error) bool {
+	rw.mu.Lock()
+	defer rw.mu.Unlock()
+	if rw.closed || rw.failed != nil && rw.failed != errFault {
+		return false
+	}
+	if bad := (*disk.CorruptError)(nil); errors.As(err, &bad) {
+		return bad != rw.noted && rw.corruptLocked(bad)
+	}
+	rw.failLocked(err)
+	return true
+}
+
 // isInode reports whether the structure is one that is numbered by its inode.
 func isInode(bad *disk.CorruptError) bool {
 	switch bad.Struct {

@@ -99,8 +99,36 @@ type Options struct {
 	// a quarter as much again is for bitmaps. 0 is [DefaultCacheSize].
 	CacheSize int64
 
-	// Discard tells the device which blocks were freed, once that is durable.
-	Discard bool
+	// Discard tells the device which blocks were freed, once that is durable. It
+	// is also on if the superblock has it among the default mount options, unless NoDiscard.
+	Discard, NoDiscard bool
+
+	// NoACL makes POSIX ACLs as if they were not there, in either direction
+	// (noacl), and NoUserXattr the xattrs of users (nouser_xattr).
+	NoACL, NoUserXattr bool
+
+	// GroupOfDir gives new inodes the group of their directory, as if that had
+	// set-group-ID (grpid). It is also on if the superblock says bsdgroups, unless NoGroupOfDir.
+	GroupOfDir, NoGroupOfDir bool
+
+	// Dirsync makes changes of directories durable before they return (dirsync).
+	Dirsync bool
+
+	// MinixDF makes [FS.Statfs] count the blocks of metadata, too (minixdf).
+	MinixDF bool
+}
+
+// Bits of s_default_mount_opts (EXT4_DEFM_*).
+const (
+	defaultBSDGroups = 0x2
+	defaultDiscard   = 0x400
+)
+
+// withDefaults is o with what the superblock has as default mount options.
+func (o Options) withDefaults(sb *disk.Superblock) Options {
+	o.Discard = (o.Discard || sb.DefaultMountOpts&defaultDiscard != 0) && !o.NoDiscard
+	o.GroupOfDir = (o.GroupOfDir || sb.DefaultMountOpts&defaultBSDGroups != 0) && !o.NoGroupOfDir
+	return o
 }
 
 // FS is an open file system.
@@ -239,7 +267,7 @@ func (fs *FS) reread(dst blockdev.Device) (*FS, error) {
 }
 
 func newFS(dev blockdev.Device, src superSource, o Options) *FS {
-	return &FS{dev: dev, sb: src.sb, super: src, seed: src.sb.Seed(), opts: o, cache: newCache(o.CacheSize), dead: new(atomic.Bool), foreign: new(atomic.Bool)}
+	return &FS{dev: dev, sb: src.sb, super: src, seed: src.sb.Seed(), opts: o.withDefaults(&src.sb), cache: newCache(o.CacheSize), dead: new(atomic.Bool), foreign: new(atomic.Bool)}
 }
 
 // Close makes durable what was written, marks the file system as clean, and

@@ -110,10 +110,13 @@ func (rw *writer) updateInMemory(ctx context.Context, a *readAhead, fn func(*Han
 	defer rw.view.end()
 	rw.tick++
 	h := rw.newHandle()
-	published := false
+	published, returned := false, false
 	defer func() {
-		if !published {
+		switch {
+		case !published:
 			h.drop()
+		case !returned:
+			rw.failLocked(errFault) // it panics half-way
 		}
 		rw.spare = h
 	}()
@@ -141,6 +144,7 @@ func (rw *writer) updateInMemory(ctx context.Context, a *readAhead, fn func(*Han
 	}
 	published = true
 	h.publish()
+	returned = true
 	return false, false, nil
 }
 
@@ -378,8 +382,8 @@ var allBlockKinds = []kind{kindMapNode, kindMapIndex, kindMapLeaf, kindItable, k
 // publish shows readers what the update did, and adds it to the running
 // transaction.
 func (h *Handle) publish() {
-	fs, rw := h.fs, h.rw
-	l, tx := fs.live, rw.running
+	rw := h.rw
+	l, tx := h.fs.live, rw.running
 	h.applyGroups()
 	seqs := make([]*atomic.Uint32, 0, 8)
 	for ino := range h.inodes {
@@ -388,7 +392,22 @@ func (h *Handle) publish() {
 			s.Add(1)
 		}
 	}
+	h.show(tx)
+	for _, s := range seqs {
+		s.Add(1)
+	}
+	h.applyOrphans()
+	for _, f := range h.after {
+		f()
+	}
+	rw.publishedLocked()
+}
+
+// show makes what the update did the newest, and part of tx.
+func (h *Handle) show(tx *transaction) {
+	fs, l := h.fs, h.fs.live
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, f := range h.frees {
 		if f.meta {
 			for i := range f.n {
@@ -424,15 +443,6 @@ func (h *Handle) publish() {
 		l.dirty[ino] = liveInode{in, tx}
 		tx.inodes[ino] = in
 	}
-	l.mu.Unlock()
-	for _, s := range seqs {
-		s.Add(1)
-	}
-	h.applyOrphans()
-	for _, f := range h.after {
-		f()
-	}
-	rw.publishedLocked()
 }
 
 // forget drops what is known of metadata block n, which is free now. The

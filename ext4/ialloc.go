@@ -176,7 +176,9 @@ func (h *Handle) newFile(c Caller, parent *Inode, mode disk.Mode) (*Inode, error
 	sb := &h.fs.sb
 	d := &in.disk
 	d.Mode, d.UID, d.GID = mode, c.UID, c.GID
-	if parent.disk.Mode&unix.S_ISGID != 0 {
+	if h.fs.opts.GroupOfDir {
+		d.GID = parent.disk.GID
+	} else if parent.disk.Mode&unix.S_ISGID != 0 {
 		d.GID = parent.disk.GID
 		if mode.Type() == disk.ModeDir {
 			d.Mode |= unix.S_ISGID

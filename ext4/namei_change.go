@@ -133,14 +133,14 @@ func (h *Handle) newInDir(c Caller, dir *Inode, mode disk.Mode) (*Inode, error) 
 }
 
 // changeNames runs fn as one update for a caller. fn returns a directory that it changed:
-// one that is flagged so has its changes durable at once.
+// one that is flagged so, and with dirsync any, has its changes durable at once.
 func (fs *FS) changeNames(ctx context.Context, c Caller, fn func(h *Handle) (*Inode, error)) error {
 	var sync disk.Ino
 	err := fs.Update(ctx, func(h *Handle) error {
 		h.unprivileged = !c.mayUseReserved(h.rw)
 		dir, err := fn(h)
 		sync = 0
-		if err == nil && dir.disk.Flags&(disk.FlagDirsync|disk.FlagSync) != 0 {
+		if err == nil && (fs.opts.Dirsync || dir.disk.Flags&(disk.FlagDirsync|disk.FlagSync) != 0) {
 			sync = dir.ino
 		}
 		return err

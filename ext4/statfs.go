@@ -28,8 +28,8 @@ type overhead struct {
 	freeInodes   uint64
 }
 
-// Statfs returns the numbers that the kernel shows for a mount with bsddf
-// (ext4_statfs). The first call reads all group descriptors.
+// Statfs returns the numbers that the kernel shows for a mount with bsddf, or
+// minixdf if that is asked for (ext4_statfs). The first call reads all group descriptors.
 func (fs *FS) Statfs() (Statfs, error) {
 	fs.statfsMu.Lock()
 	defer fs.statfsMu.Unlock()
@@ -48,9 +48,13 @@ func (fs *FS) Statfs() (Statfs, error) {
 		freeClusters, freeInodes = fs.rw.freeDisk, uint64(fs.rw.freeInodes)
 		fs.rw.mu.Unlock()
 	}
+	overhead := min(sb.Blocks, fs.overhead.metaClusters<<cb)
+	if fs.opts.MinixDF {
+		overhead = 0
+	}
 	st := Statfs{
 		BlockSize: int64(sb.BlockSize()),
-		Blocks:    sb.Blocks - min(sb.Blocks, fs.overhead.metaClusters<<cb),
+		Blocks:    sb.Blocks - overhead,
 		Free:      freeClusters << cb,
 		Files:     uint64(sb.Inodes), FreeFiles: freeInodes,
 		NameLen: disk.MaxNameLen,

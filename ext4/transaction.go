@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -191,12 +192,23 @@ func (rw *writer) commitLoop(interval time.Duration) {
 		case <-tick.C:
 		case <-rw.wake:
 		}
-		_ = rw.commit() // whoever waits for it is told by the transaction
+		rw.commitAlone()
 	}
 }
 
+// commitAlone commits where nobody is called by. Whoever waits for it is told
+// by the transaction.
+func (rw *writer) commitAlone() {
+	defer func() {
+		if v := recover(); v != nil {
+			rw.fs.Fail(&FaultError{v, debug.Stack()})
+		}
+	}()
+	_ = rw.commit()
+}
+
 // commit makes durable what has been published so far.
-func (rw *writer) commit() error {
+func (rw *writer) commit() (err error) {
 	rw.commitMu.Lock()
 	defer rw.commitMu.Unlock()
 	if idle, err := rw.idle(); idle {
@@ -207,10 +219,10 @@ func (rw *writer) commit() error {
 	if tx == nil {
 		return err
 	}
-	if err == nil {
-		err = errUnfinished // should what follows panic
-	}
 	defer func() {
+		if v := recover(); v != nil { // many wait for the commit, and all of them are told
+			err = &FaultError{v, debug.Stack()}
+		}
 		if rw.committed(tx, err) {
 			rw.abortCommitting(err)
 		}
@@ -231,9 +243,6 @@ func (rw *writer) idle() (bool, error) {
 	defer rw.mu.Unlock()
 	return rw.failed != nil || rw.running.empty(), rw.failed
 }
-
-// errUnfinished is the error of a transaction whose commit has ended in a panic.
-var errUnfinished = fmt.Errorf("the commit did not end: %w", unix.EIO)
 
 // takeRunning makes the running transaction the committing one, and returns it
 // and what it writes, nil if that cannot be put together. It returns no transaction if nothing

@@ -174,7 +174,7 @@ func (in *Inode) listxattr() ([]string, error) {
 	}
 	var out []string
 	for i := range list {
-		if list[i].Index.Shown() {
+		if list[i].Index.Shown() && !in.fs.hides(list[i].Index) {
 			out = append(out, list[i].name())
 		}
 	}
@@ -197,7 +197,7 @@ func (in *Inode) getxattr(name string) ([]byte, error) {
 	switch {
 	case !ok && index != 0: // the namespace alone
 		return nil, unix.EINVAL
-	case !ok:
+	case !ok, in.fs.hides(index):
 		return nil, unix.EOPNOTSUPP
 	}
 	if !in.hasXattrs() {
@@ -224,6 +224,17 @@ func (in *Inode) getxattr(name string) ([]byte, error) {
 		return nil, err
 	}
 	return nil, unix.ENODATA
+}
+
+// hides reports whether a mount option makes the namespace as if it was not there.
+func (fs *FS) hides(x disk.XattrIndex) bool {
+	switch x {
+	case disk.XattrUser:
+		return fs.opts.NoUserXattr
+	case disk.XattrACLAccess, disk.XattrACLDefault:
+		return fs.opts.NoACL
+	}
+	return false
 }
 
 // xattrNamespace splits name into a namespace that the kernel shows and the stored rest.

@@ -46,6 +46,9 @@ func (fs *FS) Removexattr(ctx context.Context, c Caller, ino disk.Ino, name stri
 
 func (fs *FS) changeXattr(ctx context.Context, c Caller, ino disk.Ino, name string, value []byte, flags int) error {
 	index, rest, err := xattrToChange(name)
+	if err == nil && fs.hides(index) {
+		err = unix.EOPNOTSUPP
+	}
 	isACL := index == disk.XattrACLAccess || index == disk.XattrACLDefault
 	var acl []disk.ACLEntry
 	if err == nil && isACL {

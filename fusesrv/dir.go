@@ -138,7 +138,7 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, i *fuse.ReadIn, out *fuse.DirEntr
 		if err != nil {
 			return true
 		}
-		st := in.Stat()
+		st := r.stat(in)
 		if checkAttr(in, &st) != nil {
 			return true
 		}
@@ -167,6 +167,7 @@ func (r *rawFS) list(i *fuse.ReadIn, add func(*ext4.DirEntry) bool) fuse.Status 
 	if err != nil {
 		return r.status(err)
 	}
+	r.atimes.accessed(in, i.Flags)
 	ino, version := in.Ino(), in.Stat().Version
 	s := r.dirs.take(ino, i.Offset)
 	if s == nil || s.version != version {

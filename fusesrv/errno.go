@@ -46,7 +46,10 @@ const maxReports = 1000
 // A reporter turns errors into replies and logs those that say more than
 // their errno, each text once.
 type reporter struct {
-	log *log.Logger // immutable
+	log     *log.Logger // immutable
+	damaged func(error) // immutable: is called with damage of the image that nobody has met before
+
+	firstFault sync.Once
 
 	mu   sync.Mutex
 	seen map[string]bool // guarded by mu: at most maxReports
@@ -57,14 +60,19 @@ func (r *reporter) status(err error) fuse.Status {
 	if err == nil || err == io.EOF {
 		return fuse.OK
 	}
+	if fault := (*ext4.FaultError)(nil); errors.As(err, &fault) {
+		r.reportFault(fault)
+		return fuse.EIO
+	}
 	code, tell := errno(err)
-	if tell {
-		r.report(err.Error())
+	if tell && r.report(err.Error()) && errors.Is(err, disk.ErrCorrupt) {
+		r.damaged(err)
 	}
 	return fuse.Status(code)
 }
 
-func (r *reporter) report(text string) {
+// report logs text, unless it has been logged, and reports whether it did.
+func (r *reporter) report(text string) bool {
 	r.mu.Lock()
 	if r.seen == nil {
 		r.seen = make(map[string]bool)
@@ -76,10 +84,11 @@ func (r *reporter) report(text string) {
 	}
 	r.mu.Unlock()
 	if !news {
-		return
+		return false
 	}
 	r.log.Print(text)
 	if n+1 == maxReports {
 		r.log.Printf("these were %d complaints: further ones are not logged", maxReports)
 	}
+	return true
 }

@@ -41,7 +41,7 @@ func TestErrno(t *testing.T) {
 			t.Errorf("%v: got %v, told %v; want %v, %v", tt.err, got, tell, tt.want, tt.tell)
 		}
 	}
-	r := reporter{log: log.New(io.Discard, "", 0)}
+	r := reporter{log: log.New(io.Discard, "", 0), damaged: func(error) {}}
 	if got := r.status(nil); got != fuse.OK {
 		t.Errorf("no error: got %v", got)
 	}
@@ -50,13 +50,17 @@ func TestErrno(t *testing.T) {
 // Each complaint is logged once, and there is an end of them.
 func TestReporter(t *testing.T) {
 	var out strings.Builder
-	r := reporter{log: log.New(&out, "", 0)}
+	met := 0
+	r := reporter{log: log.New(&out, "", 0), damaged: func(error) { met++ }}
 	for range 5 {
 		r.status(&disk.CorruptError{Struct: "inode", Num: 12, Field: "i_mode"})
 		r.status(unix.ENOENT)
 	}
 	if got := strings.Count(out.String(), "\n"); got != 1 || !strings.Contains(out.String(), "inode 12") {
 		t.Errorf("the same complaint 5 times logged %q, want one line", out.String())
+	}
+	if met != 1 {
+		t.Errorf("the file system was told %d times of one damage", met)
 	}
 	for i := range 3 * maxReports {
 		r.report(fmt.Sprint("complaint ", i))

@@ -76,6 +76,7 @@ func (r *rawFS) Read(_ <-chan struct{}, i *fuse.ReadIn, buf []byte) (fuse.ReadRe
 		return r.maps.readInline(in, buf, off)
 	}
 	r.ahead.read(in, off)
+	r.atimes.accessed(in, i.Flags)
 	if res := r.image.piece(in, off, len(buf)); res != nil {
 		return res, fuse.OK
 	}

@@ -33,6 +33,7 @@
 //
 //	dirStreams.mu   listings that wait for their next READDIR
 //	ahead.mu        the small files of directories that were listed
+//	atimes.mu       times of access that are not written yet
 //	nodes.mu        what the kernel knows; held over ext4's Open, which does no I/O but to read an inode
 //	reporter.mu     which complaints have been logged
 //	holder.mu       who waits for the server to let go
@@ -55,7 +56,6 @@ import (
 	"log"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"e4go/ext4"
@@ -91,12 +91,21 @@ const (
 
 // Options of [Mount]. The zero value is what `mount -o ro` does.
 type Options struct {
-	AllowOther bool     // other users may use the mount; always so when root mounts
+	AllowOther bool     // other users may use the mount; always so when root mounts without Fakeroot
 	Debug      bool     // log every request
 	FSName     string   // the mount's source as mount(8) and df(1) show it: the image
 	Subtype    string   // "" is [Subtype]
 	Extra      []string // mount options: see [ParseFlags]
 	WriteBack  bool     // the kernel may keep what is written for a while: see writeback.go
+	NoACL      bool     // as in ext4.Options: POSIX ACLs are as if they were not there
+
+	// UID and GID are the user and the group that everything is shown to
+	// belong to; nil is whom the image says.
+	UID, GID *uint32
+
+	// Fakeroot leaves permissions unchecked: every caller whom the kernel lets in may do
+	// everything, as root may. Set-user-ID and devices have no effect.
+	Fakeroot bool
 
 	// Image is the device that the file system was opened on: a *blockdev.File, or a
 	// *blockdev.Window of one. Reads then go past our memory, if nothing in memory
@@ -110,6 +119,8 @@ type Options struct {
 	// nil leaves that to the caller, behind [Server.Serve].
 	Release func() error
 
+	flags Flags // what Extra says
+
 	Log *log.Logger // complaints about the image and our own faults; nil is stderr
 }
 
@@ -118,8 +129,7 @@ type Server struct {
 	dir    string // immutable: the mount point, with no symbolic links
 	direct bool   // immutable: mounted by mount(2), not by fusermount3
 	loop   *loop
-	ahead  *ahead
-	primer string // immutable: see rawFS
+	raw    *rawFS // immutable
 	hold   *holder
 	done   chan struct{} // closed when Serve ends
 
@@ -134,6 +144,9 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	flags, err := ParseFlags(o.Extra)
 	if err != nil {
 		return nil, err
+	}
+	if o.Fakeroot {
+		flags.bits |= unix.MS_NOSUID | unix.MS_NODEV
 	}
 	if o.Subtype == "" {
 		o.Subtype = Subtype
@@ -153,7 +166,7 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	direct := os.Geteuid() == 0
 	var fd int
 	if direct {
-		o.AllowOther = true
+		o.AllowOther = o.AllowOther || !o.Fakeroot
 		fd, err = mountDirect(dir, &o, flags, o.logger())
 	} else {
 		fd, err = mountHelper(dir, &o, flags)
@@ -164,9 +177,10 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.flags = flags
 	s, err := newServer(fs, device(fd), &o, nil)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mount %s: %w", dir, err), unmount(dir, direct))
+		return nil, errors.Join(fmt.Errorf("mount %s: %w", dir, err), unmount(dir, direct, false))
 	}
 	s.dir, s.direct = dir, direct
 	if m, err := mountAt(dir); err == nil {
@@ -174,6 +188,9 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 			setReadAhead(m)
 		}
 		s.hold = newHolder(m)
+		if s.raw.atimes != nil {
+			s.raw.atimes.mount = m
+		}
 	}
 	return s, nil
 }
@@ -221,16 +238,13 @@ func newServer(fs *ext4.FS, c conn, o *Options, register func() (dev uint32, bas
 		MaxWrite:             maxRead, // it is the limit of reads too
 		MaxBackground:        maxBackground,
 		EnableSymlinkCaching: true,
-		EnableAcl:            true,
+		EnableAcl:            !o.NoACL && !o.Fakeroot, // with ACLs the kernel checks permissions
 
 		ExplicitDataCacheControl: true,
 		DisabledCapabilities:     fuse.CAP_PASSTHROUGH, // it would cost overlayfs one of its two levels
 		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO |
 			fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_EXPORT_SUPPORT | extra,
-		PanicHandler: func(v any) fuse.Status {
-			logger.Printf("a request failed by a fault of e4go itself: %v\n%s", v, debug.Stack())
-			return fuse.EIO
-		},
+		PanicHandler: raw.fault,
 	}, raw.learn)
 	if err != nil {
 		return nil, err
@@ -241,14 +255,15 @@ func newServer(fs *ext4.FS, c conn, o *Options, register func() (dev uint32, bas
 	if fs.Writable() {
 		raw.invalidate = l.invalidate
 	}
-	return &Server{loop: l, ahead: raw.ahead, primer: raw.primer, done: make(chan struct{}), releases: o.Release != nil}, nil
+	raw.notify = l.forgetAttributes
+	return &Server{loop: l, raw: raw, done: make(chan struct{}), releases: o.Release != nil}, nil
 }
 
 // Serve answers requests until the file system has been unmounted, by
 // whomever, and has released the image. It must be called once.
 func (s *Server) Serve() {
 	defer close(s.done)
-	go s.ahead.run()
+	go s.raw.guard(s.raw.ahead.run)
 	s.loop.run()
 	if s.releases {
 		s.Close()
@@ -276,7 +291,7 @@ func (s *Server) WaitMount() error {
 	}
 	// Until the kernel has heard that OPEN and FLUSH are declined it sends a
 	// RELEASE for each file that it makes: it hears of that now.
-	if fd, err := unix.Open(filepath.Join(s.dir, s.primer), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+	if fd, err := unix.Open(filepath.Join(s.dir, s.raw.primer), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 		unix.Close(fd)
 	}
 	return nil
@@ -287,13 +302,20 @@ func (s *Server) Dir() string { return s.dir }
 
 // Unmount takes the mount away, upon which Serve ends. It fails with EBUSY
 // while the mount is in use.
-func (s *Server) Unmount() error { return unmount(s.dir, s.direct) }
+func (s *Server) Unmount() error { return unmount(s.dir, s.direct, false) }
+
+// Detach takes the mount out of the directory tree. Serve ends when nobody uses
+// it any more.
+func (s *Server) Detach() error { return unmount(s.dir, s.direct, true) }
 
 // Close tells those who wait in [Unmount] that the image is free. Without
 // [Options].Release it belongs behind Serve and the closing of the image; the end of
 // the process does it too.
 func (s *Server) Close() {
 	if s.hold != nil {
-		s.hold.release()
+		s.hold.release(s.raw.released)
 	}
 }
+
+// ReleaseErr is what [Options].Release has returned, when Serve has.
+func (s *Server) ReleaseErr() error { return s.raw.released }

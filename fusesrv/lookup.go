@@ -18,14 +18,20 @@ import (
 type rawFS struct {
 	fuse.RawFileSystem
 
-	fs    *ext4.FS // immutable
-	image image    // immutable
-	ahead *ahead
-	nodes *nodes
-	maps  *mapper // immutable; nil where contents pass through here
+	maps     *mapper  // immutable; nil where contents pass through here
+	fs       *ext4.FS // immutable
+	image    image    // immutable
+	ahead    *ahead
+	nodes    *nodes
+	atimes   *atimes // nil: accesses are not counted
+	owners   owners
+	fakeroot bool // immutable: every caller may do everything
+	noACL    bool // immutable: there are none
+	sync     bool // immutable: writes are durable when they return
 	reporter
-	dirs    dirStreams
-	release func() error // immutable: closes the image; or nil
+	dirs     dirStreams
+	release  func() error // immutable: closes the image; or nil
+	released error        // what release has returned, after Destroy
 
 	// primer is a name in the root directory that nobody knows but
 	// [Server.WaitMount]: a file that can be opened, whatever the image has.
@@ -35,7 +41,11 @@ type rawFS struct {
 	// (loop.invalidate). nil where nothing is written. Immutable after newServer.
 	invalidate func(node uint64, off, n int64) fuse.Status
 
-	writeBack      bool // immutable after Init: the kernel keeps what is written, and sizes and times with it
+	writeBack bool // immutable after Init: the kernel keeps what is written, and sizes and times with it
+	// notify makes the kernel forget the attributes of a node. Immutable.
+	notify func(node uint64)
+
+	syncWrites     bool // immutable after Init: the kernel does not send FSYNC for O_SYNC and sync
 	declineOpen    bool // immutable after Init: OPEN is answered with ENOSYS
 	declineOpenDir bool // immutable after Init: and OPENDIR
 }
@@ -46,12 +56,18 @@ func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
 		fs:            fs,
 		image:         newImage(fs, o.Image),
 		ahead:         newAhead(fs),
-		reporter:      reporter{log: logger},
 		release:       o.Release,
 		primer:        fmt.Sprintf(".e4go-%016x", rand.Uint64()),
 		writeBack:     mayWriteBack(fs, o, logger),
+		owners:        owners{o.UID, o.GID},
+		fakeroot:      o.Fakeroot,
+		noACL:         o.NoACL,
+		sync:          o.flags.sync,
+		reporter:      reporter{log: logger, damaged: fs.Fail},
 	}
 	r.nodes = newNodes(fs, func(err error) { r.status(err) })
+	r.atimes = newAtimes(fs, o.flags, r.guard)
+	r.nodes.start(r.guard)
 	return r
 }
 
@@ -60,12 +76,17 @@ const primerNode = 1 << 62
 
 func (r *rawFS) String() string { return Subtype }
 
+// syncedMinor is the version of the protocol with whose kernels O_SYNC was seen to come as FSYNC behind the
+// WRITE. Older ones may, which costs a second flush.
+const syncedMinor = 45
+
 // learn takes note of what the kernel can do, before the first request but
 // INIT. store puts data into the kernel's cache of a file.
 func (r *rawFS) learn(in *fuse.InitIn, store func(node uint64, off int64, data []byte) fuse.Status) {
 	caps := in.Flags64()
 	r.declineOpen = caps&fuse.CAP_NO_OPEN_SUPPORT != 0 && !hasEncrypt(r.fs) && r.maps == nil
 	r.writeBack = r.writeBack && caps&fuse.CAP_WRITEBACK_CACHE != 0
+	r.syncWrites = in.Minor < syncedMinor
 	r.declineOpenDir = caps&fuse.CAP_NO_OPENDIR_SUPPORT != 0
 	if in.SupportsNotify(fuse.NOTIFY_STORE_CACHE) && !r.fs.Writable() && r.maps == nil {
 		r.ahead.store = store
@@ -73,19 +94,24 @@ func (r *rawFS) learn(in *fuse.InitIn, store func(node uint64, off int64, data [
 }
 
 // Destroy lets go of the image, when no request is left and none will come.
-// Nobody can be told what goes wrong, but by the log.
+// What goes wrong, the log is told, and who waits in [Unmount].
 func (r *rawFS) Destroy() {
 	r.ahead.stop()
 	r.dirs.clear()
 	if err := r.maps.settleAll(); err != nil {
 		r.log.Printf("record the sizes of files: %v", err)
 	}
+	r.atimes.stop()
 	r.nodes.close()
 	if r.release == nil {
 		return
 	}
-	if err := r.release(); err != nil {
-		r.log.Printf("close the image: %v", err)
+	err := r.release()
+	if errors.Is(err, ext4.ErrShutdown) {
+		err = nil // whoever shut it down has said what is to be lost
+	}
+	if r.released = err; err != nil {
+		r.log.Printf("close the image: %v: what was not durable may be lost; check it with e2fsck", err)
 	}
 }
 
@@ -119,7 +145,7 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 			return r.status(err)
 		}
 	}
-	st := in.Stat()
+	st := r.stat(in)
 	if name == "." && st.Nlink == 0 {
 		return r.status(fmt.Errorf("inode %d is deleted: %w", in.Ino(), unix.ESTALE))
 	}
@@ -139,7 +165,7 @@ func (r *rawFS) GetAttr(_ <-chan struct{}, i *fuse.GetAttrIn, out *fuse.AttrOut)
 	if err != nil {
 		return r.status(err)
 	}
-	st := in.Stat()
+	st := r.stat(in)
 	if err := checkAttr(in, &st); err != nil {
 		return r.status(err)
 	}
@@ -156,7 +182,7 @@ func (r *rawFS) Statx(_ <-chan struct{}, i *fuse.StatxIn, out *fuse.StatxOut) fu
 	if err != nil {
 		return r.status(err)
 	}
-	st := in.Stat()
+	st := r.stat(in)
 	if err := checkAttr(in, &st); err != nil {
 		return r.status(err)
 	}
@@ -179,6 +205,7 @@ func (r *rawFS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Stat
 	if err != nil {
 		return nil, r.status(err)
 	}
+	r.atimes.accessed(in, 0)
 	return []byte(target), fuse.OK
 }
 

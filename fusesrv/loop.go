@@ -89,14 +89,14 @@ const (
 	opInterrupt   = 36
 	opBmap        = 37
 	opDestroy     = 38
+	opIoctl       = 39
 	opBatchForget = 42
 	opSyncfs      = 50
 
 	notifyInvalInode = 2
+	invalInodeSize   = 24 // struct fuse_notify_inval_inode_out
 	notifyStore      = 4
-
-	invalInodeSize = 24 // struct fuse_notify_inval_inode_out
-	storeSize      = 24 // struct fuse_notify_store_out
+	storeSize        = 24 // struct fuse_notify_store_out
 )
 
 // buffers are a reader's: they begin so that the data of a WRITE request and
@@ -362,6 +362,10 @@ func (l *loop) dispatch(b *buffers, n int, op uint32, gone bool) (size int) {
 		return answerOf(b.out, unique, status, 8)
 	case l.iomap != nil && op >= uint32(iomap.OpcodeFreezeFS) && op <= uint32(iomap.OpcodeEnd):
 		return l.answerIomap(b, iomap.Opcode(op), body)
+	case op == opIoctl && len(body) >= 32:
+		if cmd := le.Uint32(body[12:]); cmd == iocGetVersion || cmd == iocExt4GetVersion {
+			le.PutUint32(body[28:], 4) // fuse_ioctl_in.out_size: see there
+		}
 	case op > opcodeTable:
 		return answerOf(b.out, unique, fuse.ENOSYS, 0)
 	}
@@ -421,4 +425,10 @@ func (l *loop) invalidate(node uint64, off, n int64) fuse.Status {
 	le.PutUint64(p[8:], uint64(off))
 	le.PutUint64(p[16:], uint64(n))
 	return l.notify(m)
+}
+
+// forgetAttributes makes the kernel ask again for the attributes of a node. It takes no lock of
+// the kernel's but for a moment, so that a method may call it.
+func (l *loop) forgetAttributes(node uint64) {
+	l.invalidate(node, -1, 0) // no pages; that the kernel does not know the node any more is as good
 }

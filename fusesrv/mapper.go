@@ -91,7 +91,7 @@ func (m *mapper) attrFlags(in *ext4.Inode) uint32 {
 }
 
 func (m *mapper) Begin(h *fuse.InHeader, _ uint64, r iomap.Request) (iomap.Reply, fuse.Status) {
-	reply, err := m.maps.Begin(background, caller(h), inoOf(h.NodeId), r)
+	reply, err := m.maps.Begin(background, m.raw.caller(h), inoOf(h.NodeId), r)
 	return reply, m.raw.status(err)
 }
 

@@ -60,8 +60,10 @@ func mountFuse(dir, source, fstype string, o *Options, flags Flags, options []st
 		fmt.Sprintf("user_id=%d", os.Geteuid()),
 		fmt.Sprintf("group_id=%d", os.Getegid()),
 		fmt.Sprintf("max_read=%d", maxRead),
-		"default_permissions",
 	}, options...)
+	if !o.Fakeroot {
+		data = append(data, "default_permissions")
+	}
 	data = append(data, flags.data...)
 	if o.AllowOther {
 		data = append(data, "allow_other")
@@ -91,8 +93,10 @@ func mountHelper(dir string, o *Options, flags Flags) (int, error) {
 	options := append(flags.words(),
 		"fsname="+escapeOption(o.FSName),
 		"subtype="+escapeOption(o.Subtype),
-		fmt.Sprintf("max_read=%d", maxRead),
-		"default_permissions")
+		fmt.Sprintf("max_read=%d", maxRead))
+	if !o.Fakeroot {
+		options = append(options, "default_permissions")
+	}
 	if o.AllowOther {
 		options = append(options, "allow_other")
 	}

@@ -64,7 +64,7 @@ func openFS(t testing.TB, path string, offset int64, o ext4.Options) (*ext4.FS, 
 		t.Fatalf("open %s: %v", path, err)
 	}
 	t.Cleanup(func() {
-		if err := fs.Close(); err != nil {
+		if err := fs.Close(); err != nil && !errors.Is(err, ext4.ErrShutdown) {
 			t.Error(err)
 		}
 	})

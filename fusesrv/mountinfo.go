@@ -20,6 +20,7 @@ type mountInfo struct {
 	fstype       string
 	source       string
 	options      string // of the file system
+	mountOptions string // of the mount itself
 }
 
 // isType reports whether m is of our type with this subtype, on a block device or
@@ -36,6 +37,21 @@ func (m mountInfo) image() string {
 		}
 	}
 	return m.source
+}
+
+// nowReadOnly reports whether the file system that m is a mount of is read-only to the kernel
+// now, as far as our mount namespace shows it.
+func (m *mountInfo) nowReadOnly() bool {
+	all, err := mounts()
+	if err != nil {
+		return false
+	}
+	for _, x := range all {
+		if x.major == m.major && x.minor == m.minor {
+			return strings.HasPrefix(x.options+",", "ro,")
+		}
+	}
+	return false
 }
 
 // errNotMounted is returned when no line of mountinfo fits.
@@ -106,7 +122,7 @@ func parseMountLine(line string) (mountInfo, error) {
 	return mountInfo{
 		id:    id,
 		major: uint32(ma), minor: uint32(mi),
-		point: unescapeMount(f[4]), fstype: unescapeMount(g[0]), source: unescapeMount(g[1]), options: g[2],
+		point: unescapeMount(f[4]), fstype: unescapeMount(g[0]), source: unescapeMount(g[1]), options: g[2], mountOptions: f[5],
 	}, nil
 }
 

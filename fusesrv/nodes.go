@@ -28,9 +28,15 @@ func newNodes(fs *ext4.FS, failed func(error)) *nodes {
 		n.counts = make(map[disk.Ino]uint64)
 		n.gone = make(chan disk.Ino, 1024)
 		n.done = make(chan struct{})
-		go n.run()
 	}
 	return n
+}
+
+// start starts to release. guard is what each call into the file system is made in.
+func (n *nodes) start(guard func(func())) {
+	if n.counts != nil {
+		go n.run(guard)
+	}
 }
 
 // told notes that the kernel is told of ino. It fails if the inode was deleted
@@ -71,13 +77,15 @@ func (n *nodes) forget(ino disk.Ino, times uint64) {
 
 // run releases what was forgotten, which may mean to delete it. The request
 // that forgets has no reply, and is not kept waiting.
-func (n *nodes) run() {
+func (n *nodes) run(guard func(func())) {
 	defer close(n.done)
 	for ino := range n.gone {
 		// A failure leaves the inode on the orphan record.
-		if err := n.fs.Release(context.Background(), ino); err != nil {
-			n.failed(fmt.Errorf("delete inode %d: %w", ino, err))
-		}
+		guard(func() {
+			if err := n.fs.Release(context.Background(), ino); err != nil {
+				n.failed(fmt.Errorf("delete inode %d: %w", ino, err))
+			}
+		})
 	}
 }
 

@@ -2,43 +2,61 @@ package fusesrv
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Flags are mount options that are no business of the file system.
+// Flags are mount options that are no business of the file system's format.
 type Flags struct {
-	bits uintptr  // MS_*
-	data []string // what the kernel wants to have as text
+	bits  uintptr  // MS_*
+	data  []string // what the kernel wants to have as text
+	atime atimeRule
+	lazy  bool // times of access may stay in memory for long
+	sync  bool // what write(2) has written is durable when it returns
 }
 
 // flagBits are the options that have a bit in mount(2), or clear one.
 var flagBits = map[string]struct {
 	set, clear uintptr
 }{
-	"ro":          {set: unix.MS_RDONLY},
-	"rw":          {clear: unix.MS_RDONLY},
-	"suid":        {clear: unix.MS_NOSUID},
-	"nosuid":      {set: unix.MS_NOSUID},
-	"dev":         {clear: unix.MS_NODEV},
-	"nodev":       {set: unix.MS_NODEV},
-	"exec":        {clear: unix.MS_NOEXEC},
-	"noexec":      {set: unix.MS_NOEXEC},
-	"sync":        {},
-	"async":       {},
-	"dirsync":     {},
-	"atime":       {clear: unix.MS_NOATIME},
-	"noatime":     {set: unix.MS_NOATIME},
-	"diratime":    {clear: unix.MS_NODIRATIME},
-	"nodiratime":  {set: unix.MS_NODIRATIME},
-	"relatime":    {},
-	"strictatime": {},
-	"nosymfollow": {set: unix.MS_NOSYMFOLLOW},
+	"ro":            {set: unix.MS_RDONLY},
+	"rw":            {clear: unix.MS_RDONLY},
+	"suid":          {clear: unix.MS_NOSUID},
+	"nosuid":        {set: unix.MS_NOSUID},
+	"dev":           {clear: unix.MS_NODEV},
+	"nodev":         {set: unix.MS_NODEV},
+	"exec":          {clear: unix.MS_NOEXEC},
+	"noexec":        {set: unix.MS_NOEXEC},
+	"sync":          {set: unix.MS_SYNCHRONOUS},
+	"async":         {clear: unix.MS_SYNCHRONOUS},
+	"dirsync":       {set: unix.MS_DIRSYNC},
+	"atime":         {clear: unix.MS_NOATIME},
+	"noatime":       {set: unix.MS_NOATIME, clear: unix.MS_STRICTATIME},
+	"diratime":      {clear: unix.MS_NODIRATIME},
+	"nodiratime":    {set: unix.MS_NODIRATIME},
+	"relatime":      {clear: unix.MS_NOATIME | unix.MS_STRICTATIME},
+	"strictatime":   {set: unix.MS_STRICTATIME, clear: unix.MS_NOATIME},
+	"nostrictatime": {clear: unix.MS_STRICTATIME},
+	"lazytime":      {set: unix.MS_LAZYTIME},
+	"nolazytime":    {clear: unix.MS_LAZYTIME},
+	"symfollow":     {clear: unix.MS_NOSYMFOLLOW},
+	"nosymfollow":   {set: unix.MS_NOSYMFOLLOW},
 }
 
 // flagData are the options with a value that the kernel's security modules read.
 var flagData = []string{"context=", "fscontext=", "defcontext=", "rootcontext="}
+
+// FlagNames are the names of the options that [ParseFlags] knows.
+func FlagNames() []string {
+	names := slices.Collect(maps.Keys(flagBits))
+	for _, d := range flagData {
+		names = append(names, strings.TrimSuffix(d, "="))
+	}
+	return names
+}
 
 // An OptionError is a mount option that [Mount] does not take.
 type OptionError struct {
@@ -68,6 +86,15 @@ func ParseFlags(options []string) (Flags, error) {
 		}
 		f.data = append(f.data, o)
 	}
+	switch {
+	case f.bits&unix.MS_NOATIME != 0:
+		f.atime.files = atimeNever
+	case f.bits&unix.MS_STRICTATIME != 0:
+		f.atime.files = atimeAlways
+	}
+	f.atime.noDirs = f.bits&unix.MS_NODIRATIME != 0
+	f.lazy = f.bits&unix.MS_LAZYTIME != 0
+	f.sync = f.bits&unix.MS_SYNCHRONOUS != 0
 	return f, nil
 }
 
@@ -86,6 +113,8 @@ func (f Flags) words() []string {
 		{unix.MS_NOEXEC, "noexec", ""},
 		{unix.MS_NOATIME, "noatime", ""},
 		{unix.MS_NODIRATIME, "nodiratime", ""},
+		{unix.MS_SYNCHRONOUS, "sync", ""},
+		{unix.MS_DIRSYNC, "dirsync", ""},
 		{unix.MS_NOSYMFOLLOW, "nosymfollow", ""},
 	} {
 		switch {

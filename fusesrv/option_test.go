@@ -52,10 +52,10 @@ func TestParseMountLine(t *testing.T) {
 		want mountInfo
 	}{
 		{"36 35 0:45 / /mnt rw,noatime - fuse.e4go /a.img ro,user_id=0",
-			mountInfo{36, 0, 45, "/mnt", "fuse.e4go", "/a.img", "ro,user_id=0"}},
+			mountInfo{36, 0, 45, "/mnt", "fuse.e4go", "/a.img", "ro,user_id=0", "rw,noatime"}},
 		{"40 35 8:1 / /a\\040b\\134c rw shared:1 master:2 - ext4 /dev/sda\\0111 rw",
-			mountInfo{40, 8, 1, `/a b\c`, "ext4", "/dev/sda\t1", "rw"}},
-		{"41 35 0:45 / /mnt rw - fuse.e4go  ro", mountInfo{41, 0, 45, "/mnt", "fuse.e4go", "", "ro"}},
+			mountInfo{40, 8, 1, `/a b\c`, "ext4", "/dev/sda\t1", "rw", "rw"}},
+		{"41 35 0:45 / /mnt rw - fuse.e4go  ro", mountInfo{41, 0, 45, "/mnt", "fuse.e4go", "", "ro", "rw"}},
 	}
 	for _, tt := range tests {
 		got, err := parseMountLine(tt.line)

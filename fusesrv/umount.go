@@ -3,6 +3,7 @@ package fusesrv
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -23,10 +24,15 @@ var ErrHeld = errors.New("unmounted here, but its server still has the image ope
 // ErrNotOurs is returned by [Unmount] for what e4go has not mounted.
 var ErrNotOurs = errors.New("not a mount point of e4go")
 
-// unmount takes a mount away: directly, or by fusermount3.
-func unmount(dir string, direct bool) error {
+// unmount takes a mount away: directly, or by fusermount3. lazy takes one that is in use out of the
+// directory tree only.
+func unmount(dir string, direct, lazy bool) error {
 	if direct {
-		if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil {
+		flags := unix.UMOUNT_NOFOLLOW
+		if lazy {
+			flags |= unix.MNT_DETACH
+		}
+		if err := unix.Unmount(dir, flags); err != nil {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
 		return nil
@@ -35,19 +41,34 @@ func unmount(dir string, direct bool) error {
 	if err != nil {
 		return err
 	}
-	if out, err := exec.Command(program, "-u", "--", dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("unmount %s: %w", dir, helperError(program, out, err))
+	args := []string{"-u", "--", dir}
+	if lazy {
+		args = append([]string{"-z"}, args...)
+	}
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		err = helperError(program, out, err)
+		if strings.Contains(string(out), "busy") {
+			err = fmt.Errorf("%w: %w", err, unix.EBUSY)
+		}
+		return fmt.Errorf("unmount %s: %w", dir, err)
 	}
 	return nil
 }
 
 // Unmount unmounts the e4go mount at dir and returns when its server has let
 // go of the image, so that the image may be used for something else. It fails
-// with [ErrNotOurs], with EBUSY while the mount is in use, and with [ErrHeld].
+// with [ErrNotOurs], with EBUSY while the mount is in use, with [ErrHeld], and with what the
+// server says that went wrong when it closed the image.
 //
 // It asks nothing of the server before, so that a mount whose server hangs or
 // is dead can be unmounted too.
-func Unmount(dir string) error {
+func Unmount(dir string) error { return unmountOurs(dir, false) }
+
+// UnmountLazy is Unmount of a mount that may be in use: it is taken out of the
+// directory tree, and nobody is waited for.
+func UnmountLazy(dir string) error { return unmountOurs(dir, true) }
+
+func unmountOurs(dir string, lazy bool) error {
 	m, err := fuseMount(dir)
 	if err != nil {
 		return err
@@ -61,7 +82,7 @@ func Unmount(dir string) error {
 	if !m.isType(Subtype) && len(waits) == 0 {
 		return fmt.Errorf("%s: %w", dir, ErrNotOurs)
 	}
-	if err := unmount(m.point, os.Geteuid() == 0); err != nil {
+	if err := unmount(m.point, os.Geteuid() == 0, lazy); err != nil || lazy {
 		return err
 	}
 	deadline := time.Now().Add(letGo)
@@ -69,9 +90,13 @@ func Unmount(dir string) error {
 		if err := c.SetReadDeadline(deadline); err != nil {
 			return err
 		}
-		// The server never writes: this ends when it closes.
-		if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		// The server writes nothing unless closing fails: this ends when it closes.
+		said, err := io.ReadAll(io.LimitReader(c, maxSaid))
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("%s: %w", m.source, ErrHeld)
+		}
+		if len(said) > 0 {
+			return fmt.Errorf("%s: %q: check it with e2fsck: %w", m.source, said, unix.EIO)
 		}
 	}
 	return nil
@@ -97,6 +122,9 @@ func fuseMount(dir string) (mountInfo, error) {
 	}
 	return mountInfo{}, fmt.Errorf("%s: %w", dir, ErrNotOurs)
 }
+
+// maxSaid is how much a server may say of why closing failed, in bytes.
+const maxSaid = 2000
 
 // maxHolders is how many servers may claim one device number: that of a mount
 // which is gone is given out again before its server is.
@@ -150,12 +178,18 @@ func (h *holder) accept() {
 	}
 }
 
-func (h *holder) release() {
+// release ends the waiting of all; err is what they are told, if anything.
+func (h *holder) release(err error) {
 	h.listener.Close()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.gone = true
 	for _, c := range h.conns {
+		if err != nil {
+			text := err.Error()
+			c.SetWriteDeadline(time.Now().Add(time.Second))
+			c.Write([]byte(text[:min(len(text), maxSaid)]))
+		}
 		c.Close()
 	}
 	h.conns = nil

@@ -165,7 +165,7 @@ func TestHolderSquatted(t *testing.T) {
 	if h == nil || second == nil {
 		t.Fatal("no name is free")
 	}
-	defer second.release()
+	defer second.release(nil)
 	if conns := dialHolders(m); len(conns) != 0 {
 		t.Errorf("%d sockets of another user are waited for", len(conns))
 	}
@@ -174,7 +174,7 @@ func TestHolderSquatted(t *testing.T) {
 	if len(conns) != 2 {
 		t.Fatalf("%d of 2 servers found", len(conns))
 	}
-	h.release()
+	h.release(nil)
 	conns[0].SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := conns[0].Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) || err == nil {
 		t.Errorf("the release was not told: %v", err)

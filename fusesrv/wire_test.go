@@ -33,7 +33,6 @@ const (
 	opOpendir = 27
 	opReaddir = 28
 
-	opIoctl       = 39
 	opReaddirplus = 44
 	opLseek       = 46
 
@@ -474,16 +473,24 @@ func TestWireIoctls(t *testing.T) {
 		{"FS_IOC_GETFLAGS", iocGetFlags, 4, 0},
 		{"FS_IOC_GETFLAGS into too little", iocGetFlags, 2, unix.EINVAL},
 		{"FS_IOC32_GETVERSION", iocGetVersion32, 4, 0},
-		{"FS_IOC_GETVERSION, which says 8 bytes", 0x80087601, 8, unix.ENOTTY},
 		{"FS_IOC_FSGETXATTR", iocFSGetXattr, 28, 0},
 		{"FS_IOC_GETFSLABEL", iocGetFSLabel, 256, 0},
-		{"FS_IOC_SETFLAGS", 0x40086602, 0, unix.ENOTTY},
+		{"FS_IOC_SETFLAGS without flags", iocSetFlags, 0, unix.EINVAL},
+		{"FS_IOC_GETFSUUID", iocGetFSUUID, 17, 0},
+		{"EXT4_IOC_GETFSUUID of a process that is not there", iocExt4GetFSUUID, 8, unix.ENOTTY},
+		{"EXT4_IOC_RESIZE_FS", 0x40086610, 0, unix.ENOTTY},
 	}
 	for _, tt := range tests {
 		body := encode(&fuse.IoctlIn{Cmd: tt.cmd, OutSize: tt.size})[40:]
 		errno, out := k.ask(opIoctl, file, body)
 		if errno != tt.want || errno == 0 && len(out) != 16+int(tt.size) {
 			t.Errorf("%s: got %v and %d bytes, want %v", tt.what, errno, len(out), tt.want)
+		}
+	}
+	for _, cmd := range []uint32{iocGetVersion, iocExt4GetVersion} { // they say 8 bytes, and there is room for 4
+		errno, out := k.ask(opIoctl, file, encode(&fuse.IoctlIn{Cmd: cmd, OutSize: 8})[40:])
+		if errno != 0 || len(out) != 16+4 {
+			t.Errorf("ioctl %#x: got %v and %d bytes, want 4 behind the head", cmd, errno, len(out)-16)
 		}
 	}
 }

@@ -24,12 +24,6 @@ import (
 // system call on a disk would be.
 var background = context.Background()
 
-// caller is who a request is from. root is what the kernel's CAP_SYS_RESOURCE
-// is nearest to.
-func caller(h *fuse.InHeader) ext4.Caller {
-	return ext4.Caller{UID: h.Uid, GID: h.Gid, Privileged: h.Uid == 0}
-}
-
 // judged is c where the kernel has taken set-group-ID away already if the caller may not
 // have it for the group of inode ino: it knows all of the caller's groups.
 func (r *rawFS) judged(c ext4.Caller, ino disk.Ino) ext4.Caller {
@@ -41,7 +35,7 @@ func (r *rawFS) judged(c ext4.Caller, ino disk.Ino) ext4.Caller {
 
 // maker is the caller of a request to make a file in the directory that h names.
 func (r *rawFS) maker(h *fuse.InHeader, mode uint32) ext4.Caller {
-	c := caller(h)
+	c := r.caller(h)
 	if mode&unix.S_ISGID != 0 {
 		c = r.judged(c, inoOf(h.NodeId))
 	}
@@ -52,7 +46,7 @@ func (r *rawFS) maker(h *fuse.InHeader, mode uint32) ext4.Caller {
 // that he lacks the privilege to leave set-user-ID and set-group-ID as they are. A set-group-ID
 // that has nothing to do with execution goes unless he is in the group.
 func (r *rawFS) writer(h *fuse.InHeader, kill bool) ext4.Caller {
-	c := caller(h)
+	c := r.caller(h)
 	c.Privileged = !kill
 	if kill {
 		if in, err := r.fs.Inode(inoOf(h.NodeId)); err == nil && in.Disk().Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID {
@@ -92,7 +86,7 @@ func (r *rawFS) entry(in *ext4.Inode, err error, out *fuse.EntryOut) fuse.Status
 	if err := r.nodes.told(in.Ino()); err != nil {
 		return r.status(err)
 	}
-	st := in.Stat()
+	st := r.stat(in)
 	r.fillEntry(in, &st, out)
 	return fuse.OK
 }
@@ -106,7 +100,7 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 		return r.GetAttr(nil, &fuse.GetAttrIn{InHeader: i.InHeader}, out)
 	}
 	ino := inoOf(i.NodeId)
-	c := caller(&i.InHeader)
+	c := r.caller(&i.InHeader)
 	if size, ok := i.GetSize(); ok {
 		tc := r.writer(&i.InHeader, i.Valid&fuse.FATTR_KILL_SUIDGID != 0)
 		err := r.maps.resize(ino, int64(size), func() error { return r.fs.Truncate(background, tc, ino, int64(size)) })
@@ -137,6 +131,9 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 	if a.Touch = r.touchesAppendOnly(i); a.Touch {
 		i.Valid &^= fuse.FATTR_ATIME | fuse.FATTR_MTIME | fuse.FATTR_CTIME
 	}
+	if err := r.owners.chown(&a); err != nil {
+		return r.status(err)
+	}
 	if i.Valid&fuse.FATTR_ATIME != 0 {
 		a.Atime = r.timeOf(i.Valid&fuse.FATTR_ATIME_NOW != 0, i.Atime, i.Atimensec)
 	}
@@ -150,6 +147,9 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 		if err := r.fs.SetAttr(background, c, ino, a); err != nil {
 			return r.status(err)
 		}
+	}
+	if a.Atime != nil {
+		r.atimes.forget(ino)
 	}
 	return r.GetAttr(nil, &fuse.GetAttrIn{InHeader: i.InHeader}, out)
 }
@@ -211,7 +211,7 @@ func (r *rawFS) Mknod(_ <-chan struct{}, i *fuse.MknodIn, name string, out *fuse
 // Mkdir makes a directory.
 func (r *rawFS) Mkdir(_ <-chan struct{}, i *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	mode, umask := newMode(i.Mode, i.Umask)
-	c := caller(&i.InHeader)
+	c := r.caller(&i.InHeader)
 	c.Umask = umask
 	in, err := r.fs.Mkdir(background, c, inoOf(i.NodeId), name, mode)
 	return r.entry(in, err, out)
@@ -219,14 +219,14 @@ func (r *rawFS) Mkdir(_ <-chan struct{}, i *fuse.MkdirIn, name string, out *fuse
 
 // Symlink makes a symbolic link.
 func (r *rawFS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	in, err := r.fs.Symlink(background, caller(h), inoOf(h.NodeId), name, target)
+	in, err := r.fs.Symlink(background, r.caller(h), inoOf(h.NodeId), name, target)
 	return r.entry(in, err, out)
 }
 
 // Link gives an inode another name.
 func (r *rawFS) Link(_ <-chan struct{}, i *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	ino := inoOf(i.Oldnodeid)
-	if err := r.fs.Link(background, caller(&i.InHeader), ino, inoOf(i.NodeId), name); err != nil {
+	if err := r.fs.Link(background, r.caller(&i.InHeader), ino, inoOf(i.NodeId), name); err != nil {
 		return r.status(err)
 	}
 	in, err := r.fs.Inode(ino)
@@ -235,17 +235,17 @@ func (r *rawFS) Link(_ <-chan struct{}, i *fuse.LinkIn, name string, out *fuse.E
 
 // Unlink removes a name.
 func (r *rawFS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return r.status(r.fs.Unlink(background, caller(h), inoOf(h.NodeId), name))
+	return r.status(r.fs.Unlink(background, r.caller(h), inoOf(h.NodeId), name))
 }
 
 // Rmdir removes an empty directory.
 func (r *rawFS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return r.status(r.fs.Rmdir(background, caller(h), inoOf(h.NodeId), name))
+	return r.status(r.fs.Rmdir(background, r.caller(h), inoOf(h.NodeId), name))
 }
 
 // Rename moves a name, or exchanges two.
 func (r *rawFS) Rename(_ <-chan struct{}, i *fuse.RenameIn, from, to string) fuse.Status {
-	return r.status(r.fs.Rename(background, caller(&i.InHeader), inoOf(i.NodeId), from, inoOf(i.Newdir), to, uint(i.Flags)))
+	return r.status(r.fs.Rename(background, r.caller(&i.InHeader), inoOf(i.NodeId), from, inoOf(i.Newdir), to, uint(i.Flags)))
 }
 
 // Create makes a regular file; that it is open too is nothing to us.
@@ -290,11 +290,27 @@ func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, 
 		c.KeepTimes = r.writeBack
 		return uint32(len(data)), r.status(r.writeBackAt(c, inoOf(i.NodeId), data, int64(i.Offset)))
 	}
-	n, err := r.fs.WriteAt(background, c, inoOf(i.NodeId), data, int64(i.Offset))
-	if n > 0 {
-		return uint32(n), fuse.OK
+	ino := inoOf(i.NodeId)
+	n, err := r.fs.WriteAt(background, c, ino, data, int64(i.Offset))
+	if n == 0 {
+		return 0, r.status(err)
 	}
-	return 0, r.status(err)
+	if r.synchronous(ino, i.Flags) {
+		if err := r.fs.Fsync(ino, false); err != nil {
+			return 0, r.status(err)
+		}
+	}
+	return uint32(n), fuse.OK
+}
+
+// synchronous reports whether a write has to be durable when it returns, and the
+// kernel does not see to it. It knows nothing of the inode's flag, and old ones leave O_SYNC to us.
+func (r *rawFS) synchronous(ino disk.Ino, flags uint32) bool {
+	if r.syncWrites && (r.sync || flags&unix.O_DSYNC != 0) {
+		return true
+	}
+	in, err := r.fs.Inode(ino)
+	return err == nil && in.Disk().Flags.Has(disk.FlagSync)
 }
 
 // CopyFileRange copies within the file system.
@@ -305,7 +321,7 @@ func (r *rawFS) CopyFileRange(_ <-chan struct{}, i *fuse.CopyFileRangeIn) (uint3
 		return 0, r.status(err)
 	}
 	err := r.maps.change(inoOf(i.NodeIdOut), i.OffOut, size, func() (err error) {
-		n, err = r.fs.CopyRange(background, caller(&i.InHeader), inoOf(i.NodeId), int64(i.OffIn), inoOf(i.NodeIdOut), int64(i.OffOut), int64(size))
+		n, err = r.fs.CopyRange(background, r.caller(&i.InHeader), inoOf(i.NodeId), int64(i.OffIn), inoOf(i.NodeIdOut), int64(i.OffOut), int64(size))
 		return err
 	})
 	if n > 0 {
@@ -322,13 +338,13 @@ const maxCopy = 64 << 20
 func (r *rawFS) Fallocate(_ <-chan struct{}, i *fuse.FallocateIn) fuse.Status {
 	ino := inoOf(i.NodeId)
 	return r.status(r.maps.change(ino, i.Offset, i.Length, func() error {
-		return r.fs.Fallocate(background, caller(&i.InHeader), ino, ext4.FallocMode(i.Mode), int64(i.Offset), int64(i.Length))
+		return r.fs.Fallocate(background, r.caller(&i.InHeader), ino, ext4.FallocMode(i.Mode), int64(i.Offset), int64(i.Length))
 	}))
 }
 
 // SetXAttr sets an attribute.
 func (r *rawFS) SetXAttr(_ <-chan struct{}, i *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
-	c, ino := caller(&i.InHeader), inoOf(i.NodeId)
+	c, ino := r.caller(&i.InHeader), inoOf(i.NodeId)
 	if name == aclAccess && i.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 {
 		c = r.judged(c, ino)
 	}
@@ -337,7 +353,7 @@ func (r *rawFS) SetXAttr(_ <-chan struct{}, i *fuse.SetXAttrIn, name string, val
 
 // RemoveXAttr removes one.
 func (r *rawFS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return r.status(r.fs.Removexattr(background, caller(h), inoOf(h.NodeId), name))
+	return r.status(r.fs.Removexattr(background, r.caller(h), inoOf(h.NodeId), name))
 }
 
 // Fsync makes a file durable. On a read-only mount it is declined, which makes

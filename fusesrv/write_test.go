@@ -27,22 +27,36 @@ func mountNew(t *testing.T, args ...string) *mounted {
 
 func mountNewWith(t *testing.T, o Options, args ...string) *mounted {
 	t.Helper()
-	fixtures.Need(t, "root", "fuse", "mke2fs", "e2fsck")
-	image := filepath.Join(t.TempDir(), "image")
-	if out, err := exec.Command("mke2fs", append(args, "-q", "-F", image, "128M")...).CombinedOutput(); err != nil {
-		t.Fatalf("mke2fs: %v\n%s", err, out)
+	o.Extra = []string{"rw"}
+	m := mountFile(t, newFSImage(t, args...), 0, o, ext4.Options{Write: true})
+	if err := os.Chmod(m.dir, 0o777); err != nil {
+		t.Fatal(err)
 	}
+	return m
+}
+
+// newFSImage makes an empty file system, to be judged by e2fsck when the test has ended.
+func newFSImage(t *testing.T, args ...string) string {
+	t.Helper()
+	fixtures.Need(t, "e2fsck")
+	image := makeFS(t, args...)
 	t.Cleanup(func() {
 		if out, err := exec.Command("e2fsck", "-fn", image).CombinedOutput(); err != nil {
 			t.Errorf("e2fsck -fn: %v\n%s", err, out)
 		}
 	})
-	o.Extra = []string{"rw"}
-	m := mountFile(t, image, 0, o, ext4.Options{Write: true})
-	if err := os.Chmod(m.dir, 0o777); err != nil {
-		t.Fatal(err)
+	return image
+}
+
+// makeFS makes an empty file system.
+func makeFS(t *testing.T, args ...string) string {
+	t.Helper()
+	fixtures.Need(t, "root", "fuse", "mke2fs")
+	image := filepath.Join(t.TempDir(), "image")
+	if out, err := exec.Command("mke2fs", append(args, "-q", "-F", image, "128M")...).CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v\n%s", err, out)
 	}
-	return m
+	return image
 }
 
 // bothWays runs a test with writes that go through, and with writes that the

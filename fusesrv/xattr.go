@@ -23,7 +23,7 @@ func (r *rawFS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest 
 		return 0, r.status(err)
 	}
 	value, err := in.Getxattr(name)
-	if errors.Is(err, unix.EOPNOTSUPP) && (name == aclAccess || name == aclDefault) {
+	if !r.noACL && errors.Is(err, unix.EOPNOTSUPP) && (name == aclAccess || name == aclDefault) {
 		return 0, fuse.ENODATA // any other error denies the file
 	}
 	if err != nil {

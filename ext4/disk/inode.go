@@ -121,6 +121,9 @@ func decodeTime(sec, extra uint32) Time {
 	return Time{Sec: int64(int32(sec)) + int64(extra&3)<<32, Nsec: extra >> 2}
 }
 
+// After reports whether t is later than u.
+func (t Time) After(u Time) bool { return t.Sec > u.Sec || t.Sec == u.Sec && t.Nsec > u.Nsec }
+
 // encode is the inverse of decodeTime for times that the format can hold. Without room
 // for the extra field, what 32 bits cannot hold becomes the nearest that they can
 // (EXT4_INODE_SET_XTIME).
