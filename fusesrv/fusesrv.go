@@ -119,6 +119,10 @@ type Options struct {
 	// nil leaves that to the caller, behind [Server.Serve].
 	Release func() error
 
+	// Trace is written a line of JSON for each request and notification; nil for none. It is
+	// used by one goroutine at a time.
+	Trace io.Writer
+
 	flags Flags // what Extra says
 
 	Log *log.Logger // complaints about the image and our own faults; nil is stderr
@@ -249,6 +253,7 @@ func newServer(fs *ext4.FS, c conn, o *Options, register func() (dev uint32, bas
 	if err != nil {
 		return nil, err
 	}
+	l.trace = newTracer(o.Trace, raw.maps.verdict)
 	if raw.maps != nil {
 		raw.maps.loop = l
 	}

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"e4go/iomap"
 
@@ -35,6 +36,7 @@ type loop struct {
 	log   *log.Logger
 	fault func(v any) fuse.Status // reports a panic
 	debug bool
+	trace *tracer // immutable after newServer; nil for none
 
 	readers atomic.Int32 // goroutines
 	waiting atomic.Int32 // those of them that wait for a request
@@ -317,7 +319,15 @@ func (l *loop) answer(b *buffers, n int) {
 	}
 	l.mu.Unlock()
 	defer l.done()
-	if m := l.dispatch(b, n, op, gone); m > 0 {
+	var began time.Time
+	if l.trace != nil {
+		began = time.Now()
+	}
+	m := l.dispatch(b, n, op, gone)
+	if l.trace != nil {
+		l.trace.answered(began, op, b.in[:inHeaderSize], b.in[inHeaderSize:n], b.out[:m])
+	}
+	if m > 0 {
 		l.write(b.out[:m], op)
 	}
 }

@@ -2,6 +2,7 @@ package fusesrv
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -612,6 +613,58 @@ func TestMappedCounts(t *testing.T) {
 	check(t, errors.Join(d.Close(), f.Close()))
 	m.unmount()
 	e2fsckMem(t, dev, false)
+}
+
+// TestTrace: each message has its line, of which a program can make sense.
+func TestTrace(t *testing.T) {
+	dev := mkfsMem(t, 32<<20, "-t ext4")
+	fs, err := ext4.Open(dev, ext4.Options{Write: true})
+	check(t, err)
+	k := simkernel.New(simkernel.Options{})
+	mounted := make(chan error, 1)
+	go func() { mounted <- k.Mount() }()
+	var trace bytes.Buffer
+	s, err := newServer(fs, simConn{k.Dev()}, &Options{Subtype: Subtype, Log: log.New(os.Stderr, "", 0), Trace: &trace},
+		func() (uint32, uint64, error) { id, err := k.BackingOpen(dev, true, true); return id, 0, err })
+	check(t, err)
+	var wg sync.WaitGroup
+	wg.Go(s.Serve)
+	check(t, <-mounted)
+	f, err := k.Open(nobody, "/f", syscall.O_RDWR|syscall.O_CREAT, 0o644)
+	check(t, err)
+	_, err = f.WriteAt(make([]byte, 5000), 0)
+	check(t, errors.Join(err, f.Close(), k.Unmount()))
+	wg.Wait()
+	check(t, fs.Close())
+	var ops []string
+	for line := range strings.Lines(trace.String()) {
+		var l struct {
+			Op, Errno string
+			Request   struct{ Pos, Count uint64 }
+			Reply     struct {
+				Read struct{ Type string }
+				Size uint64
+			}
+			Verdict []string
+		}
+		if err := json.Unmarshal([]byte(line), &l); err != nil || len(l.Verdict) > 0 {
+			t.Errorf("%v: %s", err, line)
+		}
+		if strings.Contains(l.Op, "IOMAP") && !strings.Contains(l.Op, "CONFIG") {
+			ops = append(ops, fmt.Sprintf("%s %d+%d %s%d", strings.TrimPrefix(l.Op, "FUSE_"), l.Request.Pos, l.Request.Count, l.Reply.Read.Type, l.Reply.Size))
+		} else {
+			ops = append(ops, strings.TrimPrefix(l.Op, "FUSE_"))
+		}
+	}
+	got := strings.Join(ops, "\n")
+	for _, want := range []string{
+		"LOOKUP\nCREATE\n", "NOTIFY_IOMAP_UPSERT_MAPPINGS 0+0 0\nIOMAP_BEGIN 0+5000 RETRY_CACHE0\nIOMAP_END 0+5000 0\n",
+		"IOMAP_IOEND 0+0 5000\n", "FLUSH\n", "\nRELEASE\n",
+	} {
+		if !strings.Contains(got+"\n", want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
 }
 
 // TestMappedFull: space ends when data are written, not when they are written back.

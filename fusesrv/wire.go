@@ -231,5 +231,8 @@ func (l *loop) devInval(dev uint32, offset, length uint64) fuse.Status {
 
 func (l *loop) notify(b []byte) fuse.Status {
 	_, err := l.conn.Write(b)
+	if l.trace != nil {
+		l.trace.notified(b, err)
+	}
 	return fuse.ToStatus(err)
 }
