@@ -35,15 +35,23 @@ func (d *flushDevice) Flush() error {
 			d.changed.Wait()
 			continue
 		}
-		d.begun++
-		d.mu.Unlock()
-		err := d.Device.Flush()
+		d.flushLocked()
+	}
+	return d.err
+}
+
+// flushLocked flushes, without the lock meanwhile. A panic is the others' error, too.
+func (d *flushDevice) flushLocked() {
+	d.begun++
+	d.mu.Unlock()
+	err := errFault
+	defer func() {
 		d.mu.Lock()
 		d.ended++
 		if err != nil && d.err == nil {
 			d.err = err
 		}
 		d.changed.Broadcast()
-	}
-	return d.err
+	}()
+	err = d.Device.Flush()
 }

@@ -52,7 +52,7 @@ func (p *panicky) Flush() error {
 func TestPanics(t *testing.T) {
 	fixtures.Need(t, "root", "fuse", "mke2fs", "e2fsck")
 	image := newFSImage(t, "-t", "ext4", "-b", "1024")
-	for n := int64(1); n < 10; n++ {
+	for n := int64(1); n < 24; n++ {
 		if !panicAt(t, image, n) {
 			t.Errorf("there was no call %d of the device", n)
 		}
