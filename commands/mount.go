@@ -114,7 +114,10 @@ Options (-o, separated by commas):
 
   log=FILE                  append complaints to FILE; default: the system log, with -f standard error
   oom_score_adj=N           when to kill the server if memory is short; default -500 where it writes and may
-  iomap=0|1|default         the server reads and writes contents itself; 1 is refused, and says what the kernel lacks
+  iomap=0|1|default         1: the kernel moves contents itself, by mappings (docs/IOMAP.md); it is refused, with
+                            what is missing, by a kernel without fuse-iomap. 0 and default: the server does
+  noiomap_cache             with iomap=1, use mappings only to read
+  trace=FILE                write a line of JSON for each message of the kernel to FILE
   fuseblk=0|1|default       mount without a block device, with one or not at all, or with one
                             where that is possible
   fsname=NAME, subtype=T    the source, if there is no block device, and the type that mount(8) shows

@@ -72,6 +72,8 @@ var mountOptions = map[string]mountOption{
 	"writeback_cache":     {take: set(func(r *mountRequest) *bool { return &r.serve.WriteBack }, true)},
 	"fuseblk":             {wantsValue, takeBlock},
 	"iomap":               {mayHaveValue, takeIomap},
+	"noiomap_cache":       {take: set(func(r *mountRequest) *bool { return &r.serve.IomapNoCache }, true)},
+	"trace":               {wantsValue, takeTrace},
 	"oom_score_adj":       {wantsValue, takeOOM},
 	"log":                 {wantsValue, func(r *mountRequest, v string) (err error) { r.log, err = filepath.Abs(v); return err }},
 	"allow_other":         {take: set(func(r *mountRequest) *bool { return &r.serve.AllowOther }, true)},
@@ -325,21 +327,33 @@ func refuseQuotaFile(_ *mountRequest, v string) error {
 	return errors.New("quota files with names are not kept up here: let the file system have the feature (tune2fs -O quota), and use usrquota, grpquota or prjquota")
 }
 
-func takeIomap(_ *mountRequest, v string) error {
+func takeIomap(r *mountRequest, v string) error {
 	switch v {
 	case "", "1":
 		support, err := fusesrv.AskIomap()
 		if err == nil {
 			err = support.Usable()
 		}
-		if err == nil {
-			err = errors.New("this kernel offers it, and a mount does without")
+		if err != nil {
+			return fmt.Errorf("%w: iomap=default reads and writes contents by itself", err)
 		}
-		return fmt.Errorf("%w: iomap=default reads and writes contents by itself", err)
+		r.serve.Iomap = true
+		return nil
 	case "0", "default":
+		r.serve.Iomap = false
 		return nil
 	}
 	return errors.New("want 0, 1 or default")
+}
+
+// takeTrace makes the file, which goes with the process.
+func takeTrace(r *mountRequest, v string) error {
+	f, err := os.OpenFile(v, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	r.serve.Trace = f
+	return nil
 }
 
 func takeBlock(r *mountRequest, v string) error {

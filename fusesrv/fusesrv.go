@@ -119,6 +119,12 @@ type Options struct {
 	// nil leaves that to the caller, behind [Server.Serve].
 	Release func() error
 
+	// Iomap serves contents by mappings, which takes root and a kernel with fuse-iomap: else
+	// the mount fails. IomapNoCache leaves the kernel's cache of mappings empty; files are then
+	// only read so, and written as without Iomap.
+	Iomap        bool
+	IomapNoCache bool
+
 	// Trace is written a line of JSON for each request and notification; nil for none. It is
 	// used by one goroutine at a time.
 	Trace io.Writer
@@ -167,6 +173,12 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	if m, err := mountAt(dir); err == nil && m.image() == o.FSName && m.isType(o.Subtype) {
 		return nil, fmt.Errorf("mount %s on %s: it is mounted there already: %w", o.FSName, dir, unix.EBUSY)
 	}
+	if o.Iomap {
+		if err := checkIomap(&o); err != nil {
+			return nil, err
+		}
+		o.Block = BlockNever // the kernel sends DESTROY and SYNCFS all the same
+	}
 	direct := os.Geteuid() == 0
 	var fd int
 	if direct {
@@ -182,7 +194,11 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 		return nil, err
 	}
 	o.flags = flags
-	s, err := newServer(fs, device(fd), &o, nil)
+	var register func() (uint32, uint64, error)
+	if o.Iomap {
+		register = func() (uint32, uint64, error) { return registerLoop(fd, &o, !fs.Writable()) }
+	}
+	s, err := newServer(fs, device(fd), &o, register)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("mount %s: %w", dir, err), unmount(dir, direct, false))
 	}
@@ -223,7 +239,7 @@ func newServer(fs *ext4.FS, c conn, o *Options, register func() (dev uint32, bas
 	raw := newRawFS(fs, o, logger)
 	var maps iomapServer
 	if register != nil {
-		raw.maps = &mapper{fs: fs, raw: raw, register: register, opens: make(map[disk.Ino]int)}
+		raw.maps = &mapper{fs: fs, raw: raw, register: register, noCache: o.IomapNoCache, opens: make(map[disk.Ino]int)}
 		maps = raw.maps
 		raw.writeBack = false // that is the kernel's own, beside FUSE's
 	}
