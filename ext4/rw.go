@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"e4go/ext4/blockdev"
 	"e4go/ext4/disk"
 	"e4go/ext4/jbd2"
 )
@@ -80,6 +82,7 @@ func (fs *FS) openWriter(ctx context.Context) error {
 	if fs.opts.Now != nil {
 		rw.now = fs.opts.Now
 	}
+	fs.dev = &countingDevice{Device: fs.dev, bytes: &rw.written}
 	rw.changed = sync.NewCond(&rw.mu)
 	for i := range rw.inodeMu {
 		rw.inodeMu[i] = make(inodeMutex, 1)
@@ -116,13 +119,6 @@ func (fs *FS) openWriter(ctx context.Context) error {
 		}
 		if s := j.Super(); s.Errno != 0 {
 			return &UnsupportedError{What: fmt.Sprintf("writing with a journal that was aborted with error %d: run e2fsck first", s.Errno)}
-		}
-		if s := j.Super(); !j.Clean() {
-			// The superblock says that nothing has to be recovered: what the log holds does not
-			// count (jbd2_journal_wipe). It has fewer transactions than blocks.
-			if err := j.MarkClean(loc.Dev, s.Sequence+s.MaxLen); err != nil {
-				return fmt.Errorf("journal: %w", err)
-			}
 		}
 		var features disk.JournalFeature
 		if fs.sb.MetadataCsum() {
@@ -236,3 +232,15 @@ func (fs *FS) Writable() bool { return fs.rw != nil }
 
 // Time is the time that changes are dated with now.
 func (fs *FS) Time() disk.Time { return fs.rw.time() }
+
+// A countingDevice counts what is written to a device, for s_kbytes_written.
+type countingDevice struct {
+	blockdev.Device
+	bytes *atomic.Uint64
+}
+
+func (d *countingDevice) WriteAt(p []byte, off int64) (int, error) {
+	n, err := d.Device.WriteAt(p, off)
+	d.bytes.Add(uint64(max(n, 0)))
+	return n, err
+}

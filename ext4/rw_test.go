@@ -512,3 +512,37 @@ func (c *churn) compareKernel(t *testing.T, image string) {
 		}
 	}
 }
+
+// What is written is counted in s_kbytes_written, also over several opens.
+func TestLifetimeWrites(t *testing.T) {
+	image := makeImage(t, "16M")
+	last := uint64(0)
+	for i := range 3 {
+		dev, err := blockdev.Open(image, blockdev.Options{Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs, err := ext4.Open(dev, ext4.Options{Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := fs.Super().KBytesWritten
+		if i > 0 && (have < last+2048 || have > last+4096) {
+			t.Errorf("open %d: %d KiB were written by all, %d before: want 2048 more, and what their map takes", i, have, last)
+		}
+		last = have
+		in, err := fs.Create(t.Context(), ext4.Root, disk.RootIno, fmt.Sprint("f", i), disk.ModeReg|0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fs.WriteAt(t.Context(), ext4.Root, in.Ino(), make([]byte, 2<<20), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(fs.Close(), dev.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code, out := fixtures.E2fsck(t, image); code != 0 {
+		t.Errorf("e2fsck: %s", out)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"e4go/ext4/disk"
@@ -21,6 +22,8 @@ type writer struct {
 	fs  *FS          // immutable
 	log *jbd2.Writer // immutable; nil without a journal. Belongs to the committer, under commitMu
 	now func() time.Time
+
+	written atomic.Uint64 // bytes, to the file system's device
 
 	zones zones // immutable
 	view  view  // immutable: what updates see
@@ -329,6 +332,7 @@ func (rw *writer) readSuper() (jbd2.Block, error) {
 // putSuper writes a superblock, with the counts as they are, over raw.
 func (rw *writer) putSuper(sb *disk.Superblock, raw []byte) {
 	sb.FreeBlocks, sb.FreeInodes, sb.Wtime = rw.freeDisk<<sb.ClusterBits(), rw.freeInodes, rw.now().Unix()
+	sb.KBytesWritten = rw.fs.sb.KBytesWritten + rw.written.Load()>>10 // what all writers have written
 	sb.Put(raw)
 	if sb.MetadataCsum() {
 		sb.Checksum = disk.SuperblockChecksum(raw)
