@@ -45,7 +45,7 @@ type UnsupportedOpError struct {
 }
 
 func (e *UnsupportedOpError) Error() string {
-	return fmt.Sprintf("iomap operation %s changes the file system, which is open for reading", e.Op)
+	return fmt.Sprintf("iomap operation %s is not served: it is unknown, needs DAX, or changes a file system that is open for reading", e.Op)
 }
 
 // Unwrap returns what the kernel is told.

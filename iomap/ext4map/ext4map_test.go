@@ -132,7 +132,7 @@ func TestBeginRefuses(t *testing.T) {
 		{"a write", file, iomap.Request{Op: iomap.OpWrite, Count: 1}, unix.EOPNOTSUPP},
 		{"zeroing", file, iomap.Request{Op: iomap.OpZero, Count: 1}, unix.EOPNOTSUPP},
 		{"write-back", file, iomap.Request{Op: iomap.OpWriteback, Count: 1}, unix.EOPNOTSUPP},
-		{"swapon", file, iomap.Request{Op: iomap.OpReport | iomap.OpSwapfile, Count: 1}, unix.EOPNOTSUPP},
+		{"memory of the device", file, iomap.Request{Op: iomap.OpDAX, Count: 1}, unix.EOPNOTSUPP},
 		{"an unknown bit", file, iomap.Request{Op: 1 << 20, Count: 1}, unix.EOPNOTSUPP},
 	}
 	for _, tt := range tests {

@@ -102,6 +102,9 @@ func (s *Server) Begin(ctx context.Context, c ext4.Caller, ino disk.Ino, req iom
 	}
 	o := s.o
 	o.MaxBytes = s.fs.Super().MaxFileSize(in.Disk().Flags.Has(disk.FlagExtents))
+	if req.Op&^(served|iomap.OpWrite|iomap.OpZero|iomap.OpOverwriteOnly|iomap.OpUnshare|iomap.OpAtomic|iomap.OpWriteback) != 0 {
+		return iomap.Reply{}, &UnsupportedOpError{req.Op}
+	}
 	if err := check(in, req, o); err != nil {
 		return iomap.Reply{}, err
 	}

@@ -439,6 +439,7 @@ func TestRefused(t *testing.T) {
 	}{
 		{"a hole, without waiting", iomap.OpWrite | iomap.OpNowait, 0, 4096, unix.EAGAIN},
 		{"only what is written", iomap.OpWrite | iomap.OpOverwriteOnly, 0, 4096, unix.EAGAIN},
+		{"an unknown bit", iomap.OpWrite | 1<<20, 0, 4096, unix.EOPNOTSUPP},
 		{"behind the largest file", iomap.OpWrite, 1 << 62, 4096, unix.EFBIG},
 	}
 	for _, tt := range tests {
