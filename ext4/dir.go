@@ -144,7 +144,15 @@ func (d *Dir) fillOnce() error {
 		return err
 	}
 	if d.in.disk.Flags.Has(disk.FlagIndex) && !d.in.HasInlineData() {
-		return d.fillTree(start)
+		// Who begins anew at a place finds what was listed already first. Where that goes on to
+		// damage, and damage makes him begin anew, he must come as far as that.
+		for {
+			err := d.fillTree(start)
+			if err != nil || d.last || d.at < len(d.batch) || !d.hashed {
+				return err
+			}
+			d.batch, d.at = d.batch[:0], 0
+		}
 	}
 	d.last = true
 	err = d.eachEntry(0, d.addHashed)

@@ -103,6 +103,9 @@ func TestBlockUmountWaits(t *testing.T) {
 				t.Errorf("open the mounted image: %v", err)
 			}
 			check(t, unix.Unmount(m.dir, 0))
+			for n := 0; n < 100 && loopsOf(t, path) != nil; n++ {
+				time.Sleep(20 * time.Millisecond) // somebody looks at all loop devices just now
+			}
 			f, err := blockdev.Open(path, blockdev.Options{Write: true, Lock: blockdev.LockExclusive})
 			if err != nil {
 				t.Errorf("behind umount: %v", err)
