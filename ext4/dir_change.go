@@ -76,6 +76,8 @@ func (h *Handle) addEntry(dir *Inode, free direntPlace, e *dirent) error {
 		if err := h.growOut(dir); err != nil {
 			return err
 		}
+	} else if _, err := dir.dotDot(); err != nil {
+		return err // an entry .. without an inode would be room for another name
 	}
 	h.dirChanged(dir)
 	if dir.disk.Flags.Has(disk.FlagIndex) {
