@@ -14,7 +14,7 @@ import (
 )
 
 // rawFS answers requests for fs. What it has no method for is refused by the
-// RawFileSystem that it embeds, with ENOSYS; what writes, by readonly.go.
+// RawFileSystem that it embeds, with ENOSYS; what writes is in write.go.
 type rawFS struct {
 	fuse.RawFileSystem
 

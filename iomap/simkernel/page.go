@@ -215,7 +215,6 @@ func (in *inode) writeInline(p []byte, pos int64) error {
 
 // stir does what the kernel may do with the inode at any time, by chance:
 // write it back, complete what is pending, drop clean folios, send its times.
-// busy is a folio that the caller holds locked, or nil.
 func (in *inode) stir() {
 	if !in.onIomap || !in.k.unrest() {
 		return
