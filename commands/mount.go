@@ -12,6 +12,7 @@ import (
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
 	"e4go/fusesrv"
 
 	"github.com/urfave/cli/v2"
@@ -108,8 +109,8 @@ Options (-o, separated by commas):
   resuid=N, resgid=N        who may use the blocks kept for root, instead of whom the superblock names
   usrquota, quota, grpquota, prjquota
                             enforce the limits of quota; usage is counted without, too. noquota: do not.
-                            The file system must have the feature: usrjquota=, grpjquota= and jqfmt= with
-                            values are refused
+                            Without the feature (tune2fs -O quota) they have no effect, and a warning says
+                            so. Nor ever have usrjquota=, grpjquota= and jqfmt=, whose files are not kept up
   bsddf, minixdf            statfs leaves out what metadata take, the default, or counts it
 
   log=FILE                  append complaints to FILE; default: the system log, with -f standard error
@@ -124,6 +125,11 @@ Options (-o, separated by commas):
   nosuid, nodev             the default of e4go mount; suid, dev: that of mount(8)
   noexec, nosymfollow, context=...
                             as in mount(8)
+
+Default mount options that the superblock has (tune2fs -o, and -E mount_opts=) hold
+unless the command line says otherwise, as with the kernel's ext4. Of the latter those are
+taken that are ext4's own and name no file or device, all of them or, with a warning, none.
+data=journal among either is data=ordered, with a warning.
 
 Ioctls of ext4 that the mount answers: FS_IOC_GETFLAGS and SETFLAGS, FSGETXATTR and
 FSSETXATTR (lsattr, chattr, projects), GETVERSION and SETVERSION, EXT4_IOC_MIGRATE; for root and
@@ -202,10 +208,15 @@ type mountRequest struct {
 	open       imageOptions
 	serve      fusesrv.Options
 	write      writeRule
-	log        string
+	log, trace string
 	oom        *int   // nil: the default
 	remount    bool   // change a mount that is there
 	fromKernel string // an option that only a mount has that is there
+
+	ofSuper    bool     // options are being read that stand in the superblock
+	journaled  bool     // the superblock says data=journal, and nobody else anything else
+	quotaFiles bool     // usrjquota=, grpjquota= or jqfmt= has a value
+	warnings   []string // what of it does not happen
 }
 
 // A writeRule says whether a file system is mounted read-write.
@@ -218,7 +229,7 @@ const (
 )
 
 func runMount(c *cli.Context) error {
-	r, err := parseMount(c)
+	r, err := parseMount(c, nil)
 	switch {
 	case err != nil:
 		return err
@@ -229,10 +240,14 @@ func runMount(c *cli.Context) error {
 	case !c.Bool("foreground"):
 		return background(c)
 	}
+	if r, err = parseMount(c, r.super()); err != nil {
+		return err
+	}
 	return r.run(c)
 }
 
-func parseMount(c *cli.Context) (*mountRequest, error) {
+// parseMount reads the command line, whose options win over those of the superblock, if that is given.
+func parseMount(c *cli.Context, sb *disk.Superblock) (*mountRequest, error) {
 	if c.NArg() != 2 {
 		return nil, usagef("%d arguments, want two: %s", c.NArg(), c.Command.ArgsUsage)
 	}
@@ -248,6 +263,9 @@ func parseMount(c *cli.Context) (*mountRequest, error) {
 		return nil, usagef("--debug wants -f")
 	}
 	r.serve.FSName = r.image
+	if sb != nil {
+		r.superDefaults(sb)
+	}
 	if err := r.options(strings.Join(c.StringSlice("options"), ","), c.Bool("sloppy")); err != nil {
 		return nil, err
 	}
@@ -268,6 +286,18 @@ func (r *mountRequest) run(c *cli.Context) error {
 		return err
 	}
 	defer im.close()
+	r.check(im.fs)
+	for _, w := range r.warnings {
+		out(c).warn(c.Command, "WARNING: %s", w)
+	}
+	if r.trace != "" {
+		f, err := os.OpenFile(r.trace, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		r.serve.Trace = f
+	}
 	logger, closeLog, err := r.logger(c, ready != nil)
 	if err != nil {
 		return err
@@ -296,6 +326,9 @@ func (r *mountRequest) run(c *cli.Context) error {
 		o.kStr("dir", r.dir)
 		o.kBool("read_only", !im.fs.Writable())
 		o.kInt("pid", int64(os.Getpid()))
+		if r.warnings != nil {
+			o.kStrs("warnings", r.warnings)
+		}
 		if err := o.close(nil); err != nil {
 			return err
 		}
@@ -348,7 +381,7 @@ func (r *mountRequest) openImage(c *cli.Context) (*image, error) {
 	if r.write == writeIfCan && (errors.As(err, &cannot) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
 		why := err
 		if im, err = open(false); err == nil {
-			out(c).warn(c.Command, "WARNING: mounted read-only: %s", errorText(why))
+			r.warnf("mounted read-only: %s", errorText(why))
 		}
 	}
 	if err != nil {

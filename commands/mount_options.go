@@ -66,14 +66,14 @@ var mountOptions = map[string]mountOption{
 	"grpquota":            {take: takeQuota(disk.QuotaGroup)},
 	"prjquota":            {take: takeQuota(disk.QuotaProject)},
 	"noquota":             {take: takeNoQuota},
-	"usrjquota":           {mayHaveValue, refuseQuotaFile},
-	"grpjquota":           {mayHaveValue, refuseQuotaFile},
-	"jqfmt":               {wantsValue, refuseQuotaFile},
+	"usrjquota":           {mayHaveValue, takeQuotaFile},
+	"grpjquota":           {mayHaveValue, takeQuotaFile},
+	"jqfmt":               {wantsValue, takeQuotaFile},
 	"writeback_cache":     {take: set(func(r *mountRequest) *bool { return &r.serve.WriteBack }, true)},
 	"fuseblk":             {wantsValue, takeBlock},
 	"iomap":               {mayHaveValue, takeIomap},
 	"noiomap_cache":       {take: set(func(r *mountRequest) *bool { return &r.serve.IomapNoCache }, true)},
-	"trace":               {wantsValue, takeTrace},
+	"trace":               {wantsValue, func(r *mountRequest, v string) (err error) { r.trace, err = filepath.Abs(v); return err }},
 	"oom_score_adj":       {wantsValue, takeOOM},
 	"log":                 {wantsValue, func(r *mountRequest, v string) (err error) { r.log, err = filepath.Abs(v); return err }},
 	"allow_other":         {take: set(func(r *mountRequest) *bool { return &r.serve.AllowOther }, true)},
@@ -109,6 +109,14 @@ var mountOptions = map[string]mountOption{
 
 // kernelOptions are what mount(8) finds in the table of mounts, and gives back with remount.
 var kernelOptions = []string{"fd", "rootmode", "user_id", "group_id", "max_read", "blksize"}
+
+// superOptions are the options that have an effect when they stand in the superblock, which an image
+// that nobody trusts may have, too: ext4's own, without those that name a device.
+var superOptions = []string{
+	"norecovery", "noload", "commit", "errors", "data", "discard", "nodiscard", "acl", "noacl", "user_xattr", "nouser_xattr",
+	"grpid", "bsdgroups", "nogrpid", "sysvgroups", "resuid", "resgid", "minixdf", "bsddf",
+	"usrquota", "quota", "grpquota", "prjquota", "noquota", "usrjquota", "grpjquota", "jqfmt", "lazytime", "nolazytime",
+}
 
 // mountOptionNames are all names, for who has mistyped one.
 func mountOptionNames() []string {
@@ -157,6 +165,8 @@ func (r *mountRequest) option(o string, sloppy bool) error {
 	}
 	m, ok := mountOptions[name]
 	switch {
+	case r.ofSuper && !slices.Contains(superOptions, name) && (!ok || m.take != nil):
+		return usagef("mount option %s is not one for the superblock", name)
 	case slices.Contains(kernelOptions, name):
 		r.fromKernel = name
 		return nil
@@ -268,14 +278,16 @@ func takeErrors(r *mountRequest, v string) error {
 	return nil
 }
 
-func takeData(_ *mountRequest, v string) error {
-	switch v {
-	case "ordered", "writeback": // ordered promises more
-		return nil
-	case "journal":
+func takeData(r *mountRequest, v string) error {
+	switch {
+	case v == "ordered" || v == "writeback": // ordered promises more
+	case v == "journal" && !r.ofSuper:
 		return errors.New("contents are not journaled here: data=ordered is what there is")
+	case v != "journal":
+		return errors.New("want ordered or writeback")
 	}
-	return errors.New("want ordered or writeback")
+	r.journaled = v == "journal"
+	return nil
 }
 
 func takeDiscard(on bool) func(*mountRequest, string) error {
@@ -318,13 +330,11 @@ func takeNoQuota(r *mountRequest, _ string) error {
 	return nil
 }
 
-// refuseQuotaFile refuses quota in files that have names, which would go stale. Without a
+// takeQuotaFile takes the name of a file that has quota, or the format of such files. Without a
 // value, the option turns that off.
-func refuseQuotaFile(_ *mountRequest, v string) error {
-	if v == "" {
-		return nil
-	}
-	return errors.New("quota files with names are not kept up here: let the file system have the feature (tune2fs -O quota), and use usrquota, grpquota or prjquota")
+func takeQuotaFile(r *mountRequest, v string) error {
+	r.quotaFiles = r.quotaFiles || v != ""
+	return nil
 }
 
 func takeIomap(r *mountRequest, v string) error {
@@ -344,16 +354,6 @@ func takeIomap(r *mountRequest, v string) error {
 		return nil
 	}
 	return errors.New("want 0, 1 or default")
-}
-
-// takeTrace makes the file, which goes with the process.
-func takeTrace(r *mountRequest, v string) error {
-	f, err := os.OpenFile(v, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	r.serve.Trace = f
-	return nil
 }
 
 func takeBlock(r *mountRequest, v string) error {
