@@ -468,8 +468,9 @@ func (p *program) afterCut(dev *blockdev.Mem, fsck bool) {
 	before := dev.Clone()
 	fs, err := ext4.Open(dev, ext4.Options{Write: true})
 	var bad *disk.CorruptError
-	if errors.As(err, &bad) && bad.Field == "s_checksum" {
-		return // a torn superblock: docs/CRASH.md
+	var backup *ext4.UnsupportedError
+	if errors.As(err, &bad) && bad.Field == "s_checksum" || errors.As(err, &backup) && strings.Contains(backup.What, "backup superblock") {
+		return // a torn superblock, which e2fsck repairs
 	}
 	check(p.t, err)
 	defer fs.Close()

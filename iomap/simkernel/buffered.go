@@ -10,8 +10,9 @@ import (
 // readAhead is how far a buffered read asks beyond the folio that it needs.
 const readAhead = 32 * PageSize
 
-// bufferedRead reads through the page cache. The caller holds in.rw.
-func (in *inode) bufferedRead(p []byte, pos int64) (int, error) {
+// bufferedRead reads through the page cache. The caller holds in.rw. With
+// NOWAIT nothing is asked.
+func (in *inode) bufferedRead(p []byte, pos int64, op iomap.Op) (int, error) {
 	done := 0
 	for done < len(p) {
 		size := in.isize()
@@ -20,7 +21,12 @@ func (in *inode) bufferedRead(p []byte, pos int64) (int, error) {
 			break
 		}
 		f := in.lockFolio(at, true)
-		err := in.fill(f, readAhead)
+		var err error
+		if op&iomap.OpNowait == 0 {
+			err = in.fill(f, readAhead)
+		} else if slices.Contains(f.uptodate, false) {
+			err = syscall.EAGAIN
+		}
 		n := 0
 		if err == nil {
 			n = copy(p[done:], f.data[at-f.pos:min(int64(len(f.data)), size-f.pos)])
@@ -39,6 +45,9 @@ func (in *inode) bufferedRead(p []byte, pos int64) (int, error) {
 
 // bufferedWrite writes into the page cache. The caller holds in.rw exclusively.
 func (in *inode) bufferedWrite(p []byte, pos int64, op iomap.Op) (int, error) {
+	if op&iomap.OpNowait != 0 && pos > in.isize() {
+		return 0, syscall.EAGAIN // it would have to zero what lies between
+	}
 	if err := in.zeroFromEOF(pos); err != nil {
 		return 0, err
 	}
@@ -257,9 +266,9 @@ func (in *inode) faultRead(p []byte, pos int64) error {
 
 // faultWrite is a store through a shared mapping: each folio is made writable,
 // if it is not, and then changed.
-func (in *inode) faultWrite(p []byte, pos int64) error {
+func (in *inode) faultWrite(c Cred, p []byte, pos int64) error {
 	for done := 0; done < len(p); {
-		n, err := in.storeFolio(p[done:], pos+int64(done))
+		n, err := in.storeFolio(c, p[done:], pos+int64(done))
 		if err != nil {
 			return err
 		}
@@ -268,7 +277,7 @@ func (in *inode) faultWrite(p []byte, pos int64) error {
 	return nil
 }
 
-func (in *inode) storeFolio(p []byte, at int64) (int, error) {
+func (in *inode) storeFolio(c Cred, p []byte, at int64) (int, error) {
 	in.inval.RLock()
 	defer in.inval.RUnlock()
 	f := in.lockFolio(at, true)
@@ -301,6 +310,6 @@ func (in *inode) storeFolio(p []byte, at int64) (int, error) {
 		}
 		pos = to
 	}
-	in.stamp(true)
+	in.stamp(c, true)
 	return copy(f.data[at-f.pos:end-f.pos], p), nil
 }

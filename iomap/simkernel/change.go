@@ -6,7 +6,7 @@ import (
 )
 
 // truncate is a size change through SETATTR.
-func (in *inode) truncate(size int64, fh *uint64) error {
+func (in *inode) truncate(c Cred, size int64, fh *uint64) error {
 	if size < 0 {
 		return syscall.EINVAL
 	}
@@ -27,14 +27,18 @@ func (in *inode) truncate(size int64, fh *uint64) error {
 			return err
 		}
 		if size != old {
-			in.stamp(true)
+			in.stamp(c, true)
+			mode, stripped := in.strippedMode(c)
 			in.mu.Lock()
 			s.valid |= fattrMtime | fattrCtime
+			if stripped {
+				s.valid, s.mode = s.valid|fattrMode, mode
+			}
 			s.mtime, s.ctime = in.mtime, in.ctime
 			in.mu.Unlock()
 		}
 	}
-	out, err := in.k.call(opSetattr, in.nodeid, Cred{}, s.encode())
+	out, err := in.k.call(opSetattr, in.nodeid, c, s.encode())
 	if err != nil {
 		return err // what was done before is not undone
 	}
@@ -78,7 +82,7 @@ const (
 	FallocZeroRange = 0x10
 )
 
-func (in *inode) fallocate(mode uint32, off, length int64, fh uint64) error {
+func (in *inode) fallocate(c Cred, mode uint32, off, length int64, fh uint64) error {
 	if off < 0 || length <= 0 {
 		return syscall.EINVAL
 	}
@@ -99,8 +103,11 @@ func (in *inode) fallocate(mode uint32, off, length int64, fh uint64) error {
 			return err
 		}
 	}
-	in.stamp(true)
-	if _, err := in.k.call(opFallocate, in.nodeid, Cred{}, msg().u64(fh).u64(uint64(off)).u64(uint64(length)).u32(mode).u32(0).b); err != nil {
+	if err := in.stripPrivileges(c); err != nil {
+		return err
+	}
+	in.stamp(c, true)
+	if _, err := in.k.call(opFallocate, in.nodeid, c, msg().u64(fh).u64(uint64(off)).u64(uint64(length)).u32(mode).u32(0).b); err != nil {
 		if errors.Is(err, syscall.ENOSYS) {
 			return syscall.EOPNOTSUPP
 		}
@@ -154,7 +161,10 @@ func (k *Kernel) CopyFileRange(from *File, fromOff int64, to *File, toOff, n int
 	if err := dst.unmap(toOff, toOff+n); err != nil {
 		return 0, err
 	}
-	dst.stamp(true)
+	if err := dst.stripPrivileges(to.cred); err != nil {
+		return 0, err
+	}
+	dst.stamp(to.cred, true)
 	body := msg().u64(from.fh).u64(uint64(fromOff)).u64(dst.nodeid).u64(to.fh).u64(uint64(toOff)).u64(uint64(n)).u64(0).b
 	out, err := k.call(opCopyFileRange, src.nodeid, to.cred, body)
 	if err != nil {
@@ -169,5 +179,6 @@ func (k *Kernel) CopyFileRange(from *File, fromOff int64, to *File, toOff, n int
 		dst.size, dst.diskSize = toOff+done, toOff+done
 	}
 	dst.mu.Unlock()
+	src.accessed(from.cred, from.flags)
 	return done, dst.flushTimes()
 }

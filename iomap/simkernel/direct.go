@@ -12,7 +12,7 @@ import (
 const sector = 512
 
 // directRead reads past the page cache. The caller holds in.rw shared.
-func (in *inode) directRead(p []byte, pos int64) (int, error) {
+func (in *inode) directRead(p []byte, pos int64, op iomap.Op) (int, error) {
 	if pos%sector != 0 || len(p)%sector != 0 {
 		return 0, syscall.EINVAL
 	}
@@ -20,12 +20,15 @@ func (in *inode) directRead(p []byte, pos int64) (int, error) {
 	if pos >= size {
 		return 0, nil
 	}
+	if op&iomap.OpNowait != 0 && in.dirtyIn(pos, pos+int64(len(p))) {
+		return 0, syscall.EAGAIN
+	}
 	if err := in.writeback(pos, pos+int64(len(p))); err != nil {
 		return 0, err
 	}
 	end := min(pos+int64(len(p)), (size+sector-1)/sector*sector)
 	for at := pos; at < end; {
-		m, err := in.begin(iomap.OpDirect, at, end-at)
+		m, err := in.begin(op|iomap.OpDirect, at, end-at)
 		if err != nil {
 			if at > pos {
 				return int(min(at, size) - pos), nil
@@ -44,7 +47,7 @@ func (in *inode) directRead(p []byte, pos int64) (int, error) {
 		default:
 			clear(part)
 		}
-		if ferr := in.finish(iomap.OpDirect, at, to-at, to-at, m.src); err == nil {
+		if ferr := in.finish(op|iomap.OpDirect, at, to-at, to-at, m.src); err == nil {
 			err = ferr
 		}
 		if err != nil {
@@ -60,6 +63,9 @@ func (in *inode) directRead(p []byte, pos int64) (int, error) {
 func (in *inode) directWrite(p []byte, pos int64, op iomap.Op) (int, error) {
 	if pos%sector != 0 || len(p)%sector != 0 {
 		return 0, syscall.EINVAL
+	}
+	if op&iomap.OpNowait != 0 && (pos > in.isize() || in.dirtyIn(pos, pos+int64(len(p)))) {
+		return 0, syscall.EAGAIN
 	}
 	if err := in.zeroFromEOF(pos); err != nil {
 		return 0, err

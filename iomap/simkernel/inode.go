@@ -15,7 +15,10 @@ type inode struct {
 	k       *Kernel
 	nodeid  uint64 // immutable
 	attrIno uint64 // immutable: the attr.ino of the reply that made it
-	mode    uint32 // guarded by mu; the type is immutable
+	typ     uint32 // immutable: S_IFREG and so on
+	gen     uint64 // immutable: the generation
+
+	mode uint32 // guarded by mu
 
 	exclusive, onIomap, atomic bool // immutable: the flags of that reply
 
@@ -34,8 +37,10 @@ type inode struct {
 	mtime    Time             // guarded by mu
 	ctime    Time             // guarded by mu
 	timeless bool             // guarded by mu: the times are not at the server yet
+	dirtier  Cred             // guarded by mu: who has changed them
+	acls     map[string]ACL   // guarded by mu: those that are known
 	opens    int              // guarded by mu
-	folios   map[int64]*folio // guarded by mu: by their number
+	folios   map[int64]*folio // guarded by mu: by the number of each of the smallest folios in them
 	wbErr    error            // guarded by mu: of write-back, for the next fsync
 	pending  []*ioend         // guarded by mu: submitted, not completed
 	bad      bool             // guarded by mu: a reply was nonsense; everything fails with EIO
@@ -56,10 +61,10 @@ func (k *Kernel) instantiate(e entry) (*inode, error) {
 	if in == nil {
 		a := e.attr
 		in = &inode{
-			k: k, nodeid: e.nodeid, attrIno: a.Ino, mode: a.Mode,
+			k: k, nodeid: e.nodeid, attrIno: a.Ino, mode: a.Mode, typ: a.Mode & fileType, gen: e.generation,
 			exclusive: a.Flags&attrExclusive != 0,
 			size:      int64(a.Size), diskSize: int64(a.Size),
-			atime: a.Atime, mtime: a.Mtime, ctime: a.Ctime, folios: map[int64]*folio{},
+			atime: a.Atime, mtime: a.Mtime, ctime: a.Ctime, folios: map[int64]*folio{}, acls: map[string]ACL{},
 		}
 		in.onIomap = in.exclusive && a.Flags&attrIomap != 0 && a.Mode&fileType == syscall.S_IFREG
 		in.atomic = in.onIomap && a.Flags&attrAtomic != 0
@@ -69,11 +74,14 @@ func (k *Kernel) instantiate(e entry) (*inode, error) {
 	in.mu.Lock()
 	in.nlookup++
 	in.mu.Unlock()
-	if in.mode&fileType == syscall.S_IFREG && !in.onIomap {
+	if in.typ == syscall.S_IFREG && !in.onIomap {
 		k.breach(fmt.Errorf("node %d: regular file without EXCLUSIVE|IOMAP (flags %#x)", e.nodeid, e.attr.Flags))
 	}
 	if in.attrIno != e.attr.Ino {
 		k.breach(fmt.Errorf("node %d: attr.ino was %d and is %d now", e.nodeid, in.attrIno, e.attr.Ino))
+	}
+	if in.gen != e.generation {
+		k.breach(fmt.Errorf("node %d: generation was %d and is %d now, and so it is another file, while this one is in use", e.nodeid, in.gen, e.generation))
 	}
 	return in, in.apply(e.attr)
 }
@@ -83,8 +91,7 @@ func (k *Kernel) instantiate(e entry) (*inode, error) {
 func (in *inode) apply(a Attr) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	const fileType = syscall.S_IFMT
-	if a.Mode&fileType != in.mode&fileType || int64(a.Size) < 0 {
+	if a.Mode&syscall.S_IFMT != in.typ || int64(a.Size) < 0 {
 		in.bad = true
 		return in.k.breach(fmt.Errorf("node %d: attributes with mode %o and size %d: %w", in.nodeid, a.Mode, int64(a.Size), syscall.EIO))
 	}
@@ -108,7 +115,7 @@ func (in *inode) isBad() bool {
 func (in *inode) isUnlinked() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.nlink == 0 && in.mode&syscall.S_IFMT != syscall.S_IFDIR
+	return in.nlink == 0 && in.typ != syscall.S_IFDIR
 }
 
 // i_size.
@@ -136,55 +143,6 @@ func (k *Kernel) all() []*inode {
 	return out
 }
 
-// stamp is file_update_time: mtime and ctime, kept by the kernel.
-func (in *inode) stamp(mtime bool) {
-	if !in.onIomap {
-		return
-	}
-	now := in.k.now()
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.ctime, in.timeless = now, true
-	if mtime {
-		in.mtime = now
-	}
-}
-
-// flushTimes sends the times to the server, if they are not there.
-func (in *inode) flushTimes() error {
-	in.mu.Lock()
-	dirty := in.timeless
-	in.timeless = false
-	s := setattr{valid: fattrAtime | fattrMtime | fattrCtime, atime: in.atime, mtime: in.mtime, ctime: in.ctime}
-	in.mu.Unlock()
-	if !dirty {
-		return nil
-	}
-	_, err := in.k.call(opSetattr, in.nodeid, Cred{}, s.encode()) // the attributes of the reply are ignored
-	if err != nil {
-		in.mu.Lock()
-		in.timeless = true
-		in.mu.Unlock()
-	}
-	return err
-}
-
-// setattr is struct fuse_setattr_in.
-type setattr struct {
-	valid               uint32
-	fh                  uint64
-	size                int64
-	atime, mtime, ctime Time
-	mode, uid, gid      uint32
-}
-
-func (s setattr) encode() []byte {
-	w := msg().u32(s.valid).u32(0).u64(s.fh).u64(uint64(s.size)).u64(0)
-	w.u64(uint64(s.atime.Sec)).u64(uint64(s.mtime.Sec)).u64(uint64(s.ctime.Sec))
-	w.u32(s.atime.Nsec).u32(s.mtime.Nsec).u32(s.ctime.Nsec)
-	return w.u32(s.mode).u32(0).u32(s.uid).u32(s.gid).u32(0).b
-}
-
 // sync writes the inode's data and times back, and waits.
 func (in *inode) sync() error {
 	if !in.onIomap {
@@ -206,18 +164,6 @@ func (in *inode) takeError() error {
 	return err
 }
 
-// Evict drops every inode that nobody has open from the cache: data and times
-// are written back, folios dropped, and the server told to forget.
-func (k *Kernel) Evict() error {
-	var first error
-	for _, in := range k.all() {
-		if err := in.evict(); err != nil && first == nil {
-			first = err
-		}
-	}
-	return first
-}
-
 // evict drops in, if it is not open. A file without a name takes its dirty
 // data with it.
 func (in *inode) evict() error {
@@ -235,6 +181,11 @@ func (in *inode) evict() error {
 	in.wait()
 	in.k.mu.Lock()
 	delete(in.k.inodes, in.nodeid)
+	for key, d := range in.k.dentries { // names that a directory which is deleted did not have
+		if key.dir == in.nodeid || d.in == in {
+			delete(in.k.dentries, key)
+		}
+	}
 	in.k.mu.Unlock()
 	in.mu.Lock()
 	n := in.nlookup

@@ -9,7 +9,8 @@ import (
 	"e4go/iomap"
 )
 
-// folio is a piece of the page cache: a page, or a block if that is larger.
+// folio is a piece of the page cache: a page, or a block if that is larger, or a
+// power of two of these.
 // State is kept for each block of it, as fs/iomap does.
 type folio struct {
 	pos int64 // immutable: in the file
@@ -22,19 +23,47 @@ type folio struct {
 	writing  int    // guarded by inode.mu: ioends that hold it under write-back
 }
 
+// folioSize is the size of the smallest folios.
 func (in *inode) folioSize() int64 { return max(PageSize, in.k.blockSize) }
+
+// maxFolio is how many of the smallest make the largest.
+const maxFolio = 16
+
+// newFolioLocked makes a folio for pos. Its size is a matter of chance, as far as there
+// is room between its neighbours; in.mu is held.
+func (in *inode) newFolioLocked(pos int64, order int) *folio {
+	fs := in.folioSize()
+	first, n := pos/fs, int64(1)
+	for ; order > 0 && n < maxFolio; order-- {
+		from, free := pos/fs/(2*n)*(2*n), true
+		for i := from; i < from+2*n; i++ {
+			free = free && in.folios[i] == nil
+		}
+		if !free || (from+2*n)*fs > in.k.maxBytes {
+			break
+		}
+		first, n = from, 2*n
+	}
+	f := &folio{pos: first * fs, data: make([]byte, n*fs), uptodate: make([]bool, n*fs/in.k.blockSize), dirty: make([]bool, n*fs/in.k.blockSize)}
+	for i := range n {
+		in.folios[first+i] = f
+	}
+	return f
+}
 
 // lockFolio returns the folio that holds pos, locked; with create it is made if
 // it is not there, else the result may be nil.
 func (in *inode) lockFolio(pos int64, create bool) *folio {
 	fs := in.folioSize()
+	order := 0
+	if create && in.k.opt.LargeFolios {
+		order = in.k.pick(5)
+	}
 	for {
 		in.mu.Lock()
 		f := in.folios[pos/fs]
 		if f == nil && create {
-			n := fs / in.k.blockSize
-			f = &folio{pos: pos / fs * fs, data: make([]byte, fs), uptodate: make([]bool, n), dirty: make([]bool, n)}
-			in.folios[pos/fs] = f
+			f = in.newFolioLocked(pos, order)
 		}
 		in.mu.Unlock()
 		if f == nil {
@@ -53,8 +82,8 @@ func (in *inode) foliosIn(from, to int64) []*folio {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	var out []*folio
-	for _, f := range in.folios {
-		if f.pos < to && f.pos+int64(len(f.data)) > from {
+	for i, f := range in.folios {
+		if i*in.folioSize() == f.pos && f.pos < to && f.pos+int64(len(f.data)) > from {
 			out = append(out, f)
 		}
 	}
@@ -66,7 +95,9 @@ func (in *inode) foliosIn(from, to int64) []*folio {
 func (in *inode) drop(f *folio) {
 	f.gone = true
 	in.mu.Lock()
-	delete(in.folios, f.pos/in.folioSize())
+	for pos := f.pos; pos < f.pos+int64(len(f.data)); pos += in.folioSize() {
+		delete(in.folios, pos/in.folioSize())
+	}
 	in.mu.Unlock()
 }
 
@@ -99,6 +130,11 @@ func (in *inode) truncateCache(size int64) {
 			first := (size - f.pos + in.k.blockSize - 1) / in.k.blockSize
 			for i := first; i < int64(len(f.dirty)); i++ {
 				f.dirty[i] = false
+			}
+			// A large folio is split, and what lies behind the end goes.
+			fs := in.folioSize()
+			for at := (size + fs - 1) / fs * fs; at < f.pos+int64(len(f.data)); at += in.k.blockSize {
+				f.uptodate[(at-f.pos)/in.k.blockSize] = false
 			}
 		}
 		f.mu.Unlock()
@@ -230,6 +266,8 @@ func (in *inode) stir() {
 			in.reclaim()
 		}
 	case 4:
-		in.flushTimes()
+		if !in.k.opt.Lazytime { // with it, only time or somebody who waits makes them go
+			in.flushTimes()
+		}
 	}
 }

@@ -25,8 +25,8 @@
 // one goroutine a run is repeated exactly by its seed, unless the server's own
 // goroutines race.
 //
-// It has no dentry cache, no permission checks, no large folios, no
-// passthrough and no BPF. It imports only package iomap, and never meets the
+// It keeps names (dentry.go) and ACLs (acl.go), and asks for other attributes each
+// time. It has no permission checks, no passthrough and no BPF. It imports only package iomap, and never meets the
 // server's file system.
 //
 // Locks, in order: inode.rw (i_rwsem), inode.inval (the invalidate lock),
@@ -75,6 +75,12 @@ type Options struct {
 	// see the request.
 	Fail func(what string) error
 
+	Atime    Atime // which reads are kept as times of access
+	Lazytime bool  // times alone are not written back until they must be
+
+	// LargeFolios lets folios of the page cache be larger than a page, by chance.
+	LargeFolios bool
+
 	// Trace is told of each request and reply, if it is not nil.
 	Trace func(Event)
 
@@ -108,15 +114,22 @@ type Kernel struct {
 	maxBytes  int64
 	cacheMax  int
 	posixACL  bool
+	dontMask  bool // the umask is the server's to apply
+
+	timeGran         uint32 // ns
+	timeMin, timeMax int64  // seconds
+
+	frozen atomic.Bool
 
 	noEnd, noIoend, noFsync, noSyncfs, noFlush atomic.Bool // the server has answered ENOSYS
 
 	mu       sync.Mutex
-	rng      *rand.Rand         // guarded by mu
-	inodes   map[uint64]*inode  // guarded by mu: by node id
-	devices  map[uint32]backing // guarded by mu: by backing id
-	counts   map[string]int     // guarded by mu: requests by name
-	breaches []error            // guarded by mu
+	rng      *rand.Rand           // guarded by mu
+	inodes   map[uint64]*inode    // guarded by mu: by node id
+	dentries map[dentryKey]dentry // guarded by mu
+	devices  map[uint32]backing   // guarded by mu: by backing id
+	counts   map[string]int       // guarded by mu: requests by name
+	breaches []error              // guarded by mu
 }
 
 type backing struct {
@@ -146,8 +159,9 @@ func New(opt Options) *Kernel {
 	}
 	k := &Kernel{
 		opt: opt, blockSize: PageSize, maxBytes: kernelMaxBytes, cacheMax: defaultCacheMax,
-		rng:    rand.New(rand.NewPCG(opt.Seed, 0x1f0e)),
-		inodes: map[uint64]*inode{}, devices: map[uint32]backing{}, counts: map[string]int{},
+		rng:      rand.New(rand.NewPCG(opt.Seed, 0x1f0e)),
+		timeGran: 1, timeMin: math.MinInt64, timeMax: math.MaxInt64,
+		inodes: map[uint64]*inode{}, dentries: map[dentryKey]dentry{}, devices: map[uint32]backing{}, counts: map[string]int{},
 	}
 	k.dev = newDev(k)
 	return k
@@ -159,6 +173,7 @@ func (k *Kernel) Dev() *Dev { return k.dev }
 // INIT's flags that this kernel offers, and those of the first 32 that matter to it.
 const (
 	initAtomicOTrunc = 1 << 3
+	initDontMask     = 1 << 6
 	initPosixACL     = 1 << 20
 	initMaxPages     = 1 << 22
 	initExt          = 1 << 30
@@ -171,7 +186,7 @@ const (
 // Mount does the handshake: INIT and CONFIG. A server that does not take iomap
 // up fails it, as this kernel has nothing else to offer.
 func (k *Kernel) Mount() error {
-	const offered = 1<<0 | 1<<5 | 1<<6 | 1<<13 | 1<<14 | 1<<15 | 1<<18 | initPosixACL | initMaxPages | 1<<23 | initExt
+	const offered = 1<<0 | 1<<5 | initDontMask | 1<<13 | 1<<14 | 1<<15 | 1<<18 | initPosixACL | initMaxPages | 1<<23 | initExt
 	in := msg().u32(7).u32(kernelMinor).u32(128 << 10).u32(offered).u32(initIomap).zeros(44)
 	out, err := k.call(opInit, 0, Cred{}, in.b)
 	if err != nil {
@@ -189,7 +204,7 @@ func (k *Kernel) Mount() error {
 	case minor < minorExclusive:
 		return k.breach(fmt.Errorf("INIT: minor version is %d: below %d no inode ever uses iomap", minor, minorExclusive))
 	}
-	k.posixACL = flags&initPosixACL != 0
+	k.posixACL, k.dontMask = flags&initPosixACL != 0, flags&initDontMask != 0
 	k.iomapOn = true
 	return k.configure()
 }
@@ -238,8 +253,11 @@ func (k *Kernel) configure() error {
 		}
 		k.blockSize = bs
 	}
-	if gran := le.Uint32(b[68:]); flags&configTime != 0 && (gran < 1 || gran > 1e9) {
-		return bad("time granularity is %d", gran)
+	if flags&configTime != 0 {
+		k.timeGran, k.timeMin, k.timeMax = le.Uint32(b[68:]), int64(le.Uint64(b[72:])), int64(le.Uint64(b[80:]))
+		if k.timeGran < 1 || k.timeGran > 1e9 || k.timeMin > k.timeMax {
+			return bad("times from %d to %d, granularity %d", k.timeMin, k.timeMax, k.timeGran)
+		}
 	}
 	if flags&configMaxBytes != 0 {
 		k.maxBytes = int64(le.Uint64(b[88:]))
@@ -251,7 +269,7 @@ func (k *Kernel) configure() error {
 		k.cacheMax = min(max(n, 256), 2<<20)
 	}
 	// The root is made up before INIT, and so it is never EXCLUSIVE.
-	k.inodes[rootID] = &inode{k: k, nodeid: rootID, attrIno: rootID, mode: syscall.S_IFDIR, nlookup: 1}
+	k.inodes[rootID] = &inode{k: k, nodeid: rootID, attrIno: rootID, typ: syscall.S_IFDIR, mode: syscall.S_IFDIR, nlookup: 1, acls: map[string]ACL{}}
 	return nil
 }
 
@@ -338,11 +356,6 @@ func (k *Kernel) unrest() bool {
 	return k.rng.Float64() < k.opt.Unrest
 }
 
-func (k *Kernel) now() Time {
-	t := k.opt.Now()
-	return Time{t.Unix(), uint32(t.Nanosecond())}
-}
-
 func (k *Kernel) env(in *inode) iomap.Env {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -415,11 +428,13 @@ func (k *Kernel) Freeze() error {
 	if errors.Is(err, syscall.ENOSYS) {
 		return syscall.EOPNOTSUPP
 	}
+	k.frozen.Store(err == nil)
 	return err
 }
 
 // Thaw ends a freeze.
 func (k *Kernel) Thaw() error {
+	k.frozen.Store(false)
 	_, err := k.call(opUnfreeze, rootID, Cred{}, nil)
 	if errors.Is(err, syscall.ENOSYS) {
 		return nil

@@ -36,7 +36,7 @@ func TestContents(t *testing.T) {
 					seeds = 2
 				}
 				for seed := range seeds {
-					k := mount(t, toyOptions{Options: Options{Version: v, Seed: seed, Unrest: 0.3}, bs: bs, cache: true})
+					k := mount(t, toyOptions{Options: Options{Version: v, Seed: seed, Unrest: 0.3, LargeFolios: seed%2 == 1}, bs: bs, cache: true})
 					if err := program(k, seed, 120); err != nil {
 						t.Fatalf("seed %d: %v", seed, err)
 					}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"syscall"
+	"time"
 
 	"e4go/iomap"
 )
@@ -163,6 +164,8 @@ type Time struct {
 	Nsec uint32
 }
 
+func timeOf(t time.Time) Time { return Time{t.Unix(), uint32(t.Nanosecond())} }
+
 func readAttr(b []byte) Attr {
 	p := (*[attrSize]byte)(b)
 	t := func(sec, nsec int) Time { return Time{int64(le.Uint64(p[sec:])), le.Uint32(p[nsec:])} }
@@ -174,18 +177,22 @@ func readAttr(b []byte) Attr {
 	}
 }
 
-// entry is struct fuse_entry_out without the validities: this kernel keeps no
-// dentries, so that each walk asks.
+// entry is struct fuse_entry_out, without how long its attributes are good:
+// this kernel asks for them each time.
 type entry struct {
-	nodeid uint64
-	attr   Attr
+	nodeid     uint64
+	generation uint64
+	valid      time.Duration // the name
+	attr       Attr
 }
 
 func readEntry(b []byte) (entry, error) {
 	if len(b) < entrySize {
 		return entry{}, syscall.EIO
 	}
-	return entry{le.Uint64(b), readAttr(b[40:entrySize])}, nil
+	const most = 1 << 32 // seconds: what would not fit into a Duration
+	valid := time.Duration(min(le.Uint64(b[16:]), most))*time.Second + time.Duration(le.Uint32(b[32:]))
+	return entry{le.Uint64(b), le.Uint64(b[8:]), valid, readAttr(b[40:entrySize])}, nil
 }
 
 func readAttrOut(b []byte) (Attr, error) {
