@@ -43,8 +43,8 @@
 // anything below its own mount point, and none
 // waits for another request. Notifications are sent by ahead's goroutine,
 // which holds nothing while the kernel waits for a page that a READ has locked, and by
-// Lseek, which holds nothing while the kernel writes back: it takes no lock for that which it has when it
-// asks. A process that serves and uses the mount itself
+// Lseek and the ioctls that make a file immutable, which hold nothing while the kernel writes back: it takes no
+// lock for that which it has when it asks. A process that serves and uses the mount itself
 // must have called [Server.WaitMount], after which the kernel asks nothing at
 // epoll_ctl, where a Go program waits without giving its processor away.
 package fusesrv

@@ -44,6 +44,12 @@ const (
 	iocCheckpoint     = 0x4004662b           // EXT4_IOC_CHECKPOINT: u32
 )
 
+// Bits of fsx_xflags (FS_XFLAG_IMMUTABLE, FS_XFLAG_APPEND).
+const (
+	xflagImmutable ext4.XFlags = 0x8
+	xflagAppend    ext4.XFlags = 0x10
+)
+
 // An ioctlFunc answers with what the kernel copies to the caller. arg is what it has
 // copied from there.
 type ioctlFunc func(r *rawFS, in *ext4.Inode, i *fuse.IoctlIn, arg []byte) ([]byte, error)
@@ -54,6 +60,7 @@ var ioctls = map[uint32]ioctlFunc{
 	},
 	iocSetFlags: func(r *rawFS, in *ext4.Inode, i *fuse.IoctlIn, arg []byte) ([]byte, error) {
 		flags := disk.FileFlags(binary.NativeEndian.Uint32(arg))
+		r.settleFixed(in, flags&(disk.FlagImmutable|disk.FlagAppend) != 0)
 		return nil, r.changeFile(in, i, func(c ext4.Caller) error {
 			return r.fs.SetAttr(background, c, in.Ino(), ext4.SetAttr{Flags: &flags})
 		})
@@ -135,6 +142,14 @@ func (r *rawFS) changeFile(in *ext4.Inode, i *fuse.IoctlIn, fn func(c ext4.Calle
 	return nil
 }
 
+// settleFixed has the kernel write back what it keeps of a file that may become immutable or
+// append-only, and would refuse it later (ext4_ioctl_setflags).
+func (r *rawFS) settleFixed(in *ext4.Inode, becomes bool) {
+	if becomes && in.Type() == disk.ModeReg && r.invalidate != nil {
+		r.invalidate(nodeOf(in.Ino()), 0, 0) // all of it
+	}
+}
+
 func getVersion(_ *rawFS, in *ext4.Inode, _ *fuse.IoctlIn, _ []byte) ([]byte, error) {
 	return native(in.Stat().Generation), nil
 }
@@ -154,6 +169,7 @@ func fsSetXattr(r *rawFS, in *ext4.Inode, i *fuse.IoctlIn, arg []byte) ([]byte, 
 		return nil, unix.EINVAL
 	}
 	x := ext4.FSXattr{Flags: ext4.XFlags(binary.NativeEndian.Uint32(arg)), Project: binary.NativeEndian.Uint32(arg[12:])}
+	r.settleFixed(in, x.Flags&(xflagImmutable|xflagAppend) != 0)
 	return nil, r.changeFile(in, i, func(c ext4.Caller) error { return r.fs.SetFSXattr(background, c, in.Ino(), x) })
 }
 
