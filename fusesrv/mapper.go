@@ -161,7 +161,8 @@ func (m *mapper) released(ino disk.Ino) error {
 	if last {
 		err = errors.Join(err, m.maps.Released(ino))
 	}
-	return errors.Join(err, m.fs.Release(background, ino))
+	m.raw.nodes.release(ino)
+	return err
 }
 
 // resize is what SETATTR does to a size.

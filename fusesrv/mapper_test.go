@@ -59,7 +59,7 @@ func mkfsMem(t *testing.T, size int64, args string) *blockdev.Mem {
 		t.Fatalf("mke2fs %s: %v\n%s", args, err, out)
 	}
 	image, err := os.ReadFile(name)
-	check(t, err)
+	check(t, errors.Join(err, os.Remove(name)))
 	dev := blockdev.NewMem(size)
 	for off := 0; off < len(image); off += 64 << 10 {
 		if part := image[off:min(off+64<<10, len(image))]; bytes.Count(part, []byte{0}) != len(part) {
@@ -71,14 +71,12 @@ func mkfsMem(t *testing.T, size int64, args string) *blockdev.Mem {
 	return dev
 }
 
-// e2fsckMem asks e2fsck about what is in memory. replay lets it recover first.
-func e2fsckMem(t *testing.T, dev *blockdev.Mem, replay bool) {
+// saveMem writes what is in memory to a file, which who calls removes.
+func saveMem(t *testing.T, dev *blockdev.Mem) string {
 	t.Helper()
-	fixtures.Need(t, "e2fsck")
 	name := filepath.Join(t.TempDir(), "judged")
 	f, err := os.Create(name)
 	check(t, err)
-	defer os.Remove(name)
 	buf := make([]byte, 1<<20)
 	for off := int64(0); off < dev.Size(); off += int64(len(buf)) {
 		n, _ := dev.ReadAt(buf, off)
@@ -87,8 +85,16 @@ func e2fsckMem(t *testing.T, dev *blockdev.Mem, replay bool) {
 			check(t, err)
 		}
 	}
-	check(t, f.Truncate(dev.Size()))
-	check(t, f.Close())
+	check(t, errors.Join(f.Truncate(dev.Size()), f.Close()))
+	return name
+}
+
+// e2fsckMem asks e2fsck about what is in memory. replay lets it recover first.
+func e2fsckMem(t *testing.T, dev *blockdev.Mem, replay bool) {
+	t.Helper()
+	fixtures.Need(t, "e2fsck")
+	name := saveMem(t, dev)
+	defer os.Remove(name)
 	if replay {
 		exec.Command("e2fsck", "-fy", "-E", "journal_only", name).Run()
 	}
@@ -99,16 +105,23 @@ func e2fsckMem(t *testing.T, dev *blockdev.Mem, replay bool) {
 
 func mountMapped(t *testing.T, dev *blockdev.Mem, o simkernel.Options) *mapped {
 	t.Helper()
-	fs, err := ext4.Open(dev, ext4.Options{Write: true})
+	return mountThrough(t, dev, dev, o, os.Stderr)
+}
+
+// mountThrough mounts what is on dev, where all that server and kernel do to it goes through
+// outer. The server's log goes to logs.
+func mountThrough(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, o simkernel.Options, logs io.Writer) *mapped {
+	t.Helper()
+	fs, err := ext4.Open(outer, ext4.Options{Write: true})
 	check(t, err)
 	k := simkernel.New(o)
 	mounted := make(chan error, 1)
 	go func() { mounted <- k.Mount() }()
 	register := func() (uint32, uint64, error) {
-		id, err := k.BackingOpen(dev, true, true)
+		id, err := k.BackingOpen(outer, true, true)
 		return id, 0, err
 	}
-	s, err := newServer(fs, simConn{k.Dev()}, &Options{Subtype: Subtype, Log: log.New(os.Stderr, "", 0)}, register)
+	s, err := newServer(fs, simConn{k.Dev()}, &Options{Subtype: Subtype, Log: log.New(logs, "", 0)}, register)
 	check(t, err)
 	var wg sync.WaitGroup
 	wg.Go(s.Serve)
@@ -187,11 +200,15 @@ func (p *program) run(n int, after func()) error {
 
 func (p *program) act(i int, x *programFile) (what string, err error) {
 	if x.f == nil {
-		x.f, err = p.k.Open(nobody, x.name, syscall.O_RDWR|syscall.O_CREAT, 0o644)
-		if err == nil {
-			x.d, err = p.k.Open(nobody, x.name, syscall.O_RDWR|syscall.O_DIRECT, 0)
+		f, err := p.k.Open(nobody, x.name, syscall.O_RDWR|syscall.O_CREAT, 0o644)
+		if err != nil {
+			return "open", err
 		}
-		return "open", err
+		if x.d, err = p.k.Open(nobody, x.name, syscall.O_RDWR|syscall.O_DIRECT, 0); err != nil {
+			return "open", errors.Join(err, f.Close())
+		}
+		x.f = f
+		return "open", nil
 	}
 	off, n := p.rng.IntN(mostBytes), 1+p.rng.IntN(20_000)
 	if p.rng.IntN(4) == 0 {
@@ -211,7 +228,7 @@ func (p *program) act(i int, x *programFile) (what string, err error) {
 	switch p.rng.IntN(16) {
 	case 0, 1, 2:
 		b := fill(n)
-		if _, err = x.f.WriteAt(b, int64(off)); err == nil {
+		if err = writeAll(x.f, b, int64(off)); err == nil {
 			x.grow(off + n)
 			copy(x.data[off:], b)
 		}
@@ -219,7 +236,7 @@ func (p *program) act(i int, x *programFile) (what string, err error) {
 	case 3:
 		off, n = off/512*512, (n+511)/512*512
 		b := fill(n)
-		if _, err = x.d.WriteAt(b, int64(off)); err == nil {
+		if err = writeAll(x.d, b, int64(off)); err == nil {
 			x.grow(off + n)
 			copy(x.data[off:], b)
 		}
@@ -283,20 +300,17 @@ func (p *program) act(i int, x *programFile) (what string, err error) {
 		return "stat", err
 	case 12:
 		changed = false
-		if err = errors.Join(x.f.Close(), x.d.Close()); err == nil {
-			x.f, x.d = nil, nil
-			err = p.k.Evict()
-		}
+		err = errors.Join(x.f.Close(), x.d.Close(), p.k.Evict())
+		x.f, x.d = nil, nil
 		return "close and evict", err
 	case 13:
 		if p.rng.IntN(3) > 0 {
 			return "nothing", nil
 		}
 		if err = p.k.Unlink(nobody, x.name); err == nil {
-			if _, err = x.f.ReadAt(make([]byte, 10), 0); err == nil {
-				err = errors.Join(x.f.Close(), x.d.Close())
-			}
+			_, err = x.f.ReadAt(make([]byte, 10), 0)
 		}
+		err = errors.Join(err, x.f.Close(), x.d.Close())
 		x.f, x.d, x.data, x.known = nil, nil, nil, false
 		return "unlink", err
 	case 14:
@@ -329,6 +343,14 @@ func (p *program) act(i int, x *programFile) (what string, err error) {
 	return "sync", err
 }
 
+func writeAll(f *simkernel.File, p []byte, off int64) error {
+	n, err := f.WriteAt(p, off)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
 // compare reads the file as a process does.
 func (p *program) compare(x *programFile) error {
 	if x.f == nil {
@@ -338,11 +360,16 @@ func (p *program) compare(x *programFile) error {
 		return fmt.Errorf("size is %d, want %d", x.f.Size(), len(x.data))
 	}
 	got := make([]byte, len(x.data)+10)
-	n, err := x.f.ReadAt(got, 0)
-	if err != nil || n != len(x.data) {
-		return fmt.Errorf("read %d bytes, want %d: %w", n, len(x.data), err)
+	n := 0
+	for {
+		k, err := x.f.ReadAt(got[n:], int64(n))
+		if n += k; err != nil {
+			return fmt.Errorf("read behind %d of %d bytes: %w", n, len(x.data), err)
+		}
+		if k == 0 || n == len(got) {
+			return differ(got[:n], x.data)
+		}
 	}
-	return differ(got[:n], x.data)
 }
 
 func differ(got, want []byte) error {
@@ -407,8 +434,9 @@ func TestMapped(t *testing.T) {
 	for _, kind := range mappedKinds {
 		for _, version := range []iomap.Version{iomap.V7, iomap.V8} {
 			t.Run(fmt.Sprintf("%s/%s", kind.name, version), func(t *testing.T) {
+				base := mkfsMem(t, kind.size<<20, kind.args)
 				for seed := range seeds(t, 2) {
-					dev := mkfsMem(t, kind.size<<20, kind.args)
+					dev := base.Clone()
 					m := mountMapped(t, dev, simkernel.Options{Version: version, Seed: seed, Unrest: 0.2})
 					p := newProgram(m, seed, kind.name != "indirect")
 					if err := p.run(200, nil); err != nil {
@@ -437,8 +465,9 @@ func TestMapped(t *testing.T) {
 func TestMappedPowerCut(t *testing.T) {
 	for _, kind := range mappedKinds {
 		t.Run(kind.name, func(t *testing.T) {
+			base := mkfsMem(t, kind.size<<20, kind.args)
 			for seed := range seeds(t, 2) {
-				dev := mkfsMem(t, kind.size<<20, kind.args)
+				dev := base.Clone()
 				m := mountMapped(t, dev, simkernel.Options{Seed: seed, Unrest: 0.3})
 				p := newProgram(m, seed+100, kind.name != "indirect")
 				cut := rand.New(rand.NewPCG(seed, 5))

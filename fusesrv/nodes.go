@@ -18,7 +18,9 @@ type nodes struct {
 
 	mu     sync.Mutex
 	counts map[disk.Ino]uint64 // guarded by mu: how often each was told to the kernel
-	gone   chan disk.Ino       // forgotten, to be released
+	gone   []disk.Ino          // guarded by mu: forgotten, to be released; without a limit: see forget
+	more   sync.Cond           // on mu: gone has grown, or closed is set
+	closed bool                // guarded by mu
 	done   chan struct{}       // closed when run has ended
 }
 
@@ -26,7 +28,7 @@ func newNodes(fs *ext4.FS, failed func(error)) *nodes {
 	n := &nodes{fs: fs, failed: failed}
 	if fs.Writable() {
 		n.counts = make(map[disk.Ino]uint64)
-		n.gone = make(chan disk.Ino, 1024)
+		n.more.L = &n.mu
 		n.done = make(chan struct{})
 	}
 	return n
@@ -56,36 +58,62 @@ func (n *nodes) told(ino disk.Ino) error {
 	return nil
 }
 
-// forget undoes told, times times.
+// forget undoes told, times times. It waits for nothing: while the file system is frozen nothing
+// is deleted, and those who read requests must be there to hear that it is thawed.
 func (n *nodes) forget(ino disk.Ino, times uint64) {
 	if n.counts == nil {
 		return
 	}
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	have, ok := n.counts[ino]
-	last := ok && have <= times
-	if last {
+	switch {
+	case ok && have <= times:
 		delete(n.counts, ino)
-	} else if ok {
+		n.releaseLocked(ino)
+	case ok:
 		n.counts[ino] = have - times
 	}
-	n.mu.Unlock()
-	if last {
-		n.gone <- ino
+}
+
+// release has run undo an Open of ino.
+func (n *nodes) release(ino disk.Ino) {
+	if n.counts == nil {
+		return
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.releaseLocked(ino)
+}
+
+func (n *nodes) releaseLocked(ino disk.Ino) {
+	n.gone = append(n.gone, ino)
+	n.more.Signal()
 }
 
 // run releases what was forgotten, which may mean to delete it. The request
 // that forgets has no reply, and is not kept waiting.
 func (n *nodes) run(guard func(func())) {
 	defer close(n.done)
-	for ino := range n.gone {
-		// A failure leaves the inode on the orphan record.
-		guard(func() {
-			if err := n.fs.Release(context.Background(), ino); err != nil {
-				n.failed(fmt.Errorf("delete inode %d: %w", ino, err))
-			}
-		})
+	for {
+		n.mu.Lock()
+		for len(n.gone) == 0 && !n.closed {
+			n.more.Wait()
+		}
+		list := n.gone
+		n.gone = nil
+		n.mu.Unlock()
+		if len(list) == 0 {
+			return
+		}
+		for _, ino := range list {
+			// A failure leaves the inode on the orphan record.
+			guard(func() {
+				if err := n.fs.Release(context.Background(), ino); err != nil {
+					n.failed(fmt.Errorf("delete inode %d: %w", ino, err))
+				}
+			})
+		}
 	}
 }
 
@@ -96,10 +124,11 @@ func (n *nodes) close() {
 	}
 	n.mu.Lock()
 	for ino := range n.counts {
-		n.gone <- ino
+		n.releaseLocked(ino)
 	}
 	clear(n.counts)
+	n.closed = true
+	n.more.Signal()
 	n.mu.Unlock()
-	close(n.gone)
 	<-n.done
 }

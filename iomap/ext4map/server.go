@@ -52,6 +52,7 @@ type Server struct {
 type file struct {
 	pending []ext4.Pending // in order
 	size    int64          // as END told it, if that is more than the inode has; else 0
+	lost    error          // of an IOEND, until Settle has told it
 }
 
 // NewServer returns a server for fs, whose blocks are on backing device dev
@@ -82,7 +83,7 @@ func (s *Server) file(ino disk.Ino) *file {
 func (s *Server) keep(ino disk.Ino, f *file) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(f.pending) == 0 && f.size == 0 {
+	if len(f.pending) == 0 && f.size == 0 && f.lost == nil {
 		delete(s.files, ino)
 		return
 	}
@@ -304,7 +305,9 @@ func (s *Server) End(ino disk.Ino, e iomap.End) error {
 	return nil
 }
 
-// Ioend takes an IOEND, and returns the size that the file has then.
+// Ioend takes an IOEND, and returns the size that the file has then. A
+// kernel of February 2026 tells nobody when it fails for what was written back, so that
+// [Server.Settle] fails then, too.
 func (s *Server) Ioend(ctx context.Context, ino disk.Ino, e iomap.Ioend) (int64, error) {
 	mu := s.stripe(ino)
 	mu.Lock()
@@ -320,12 +323,25 @@ func (s *Server) Ioend(ctx context.Context, ino disk.Ino, e iomap.Ioend) (int64,
 		return 0, fmt.Errorf("inode %d: IOEND says that shared blocks were written, which ext4 has none of: %w", ino, iomap.EFSCORRUPTED)
 	}
 	if err := s.written(ctx, in, e.Pos, e.Pos+e.Written, e.Flags&iomap.IoendUnwritten != 0); err != nil {
+		if e.Flags&iomap.IoendWriteback != 0 {
+			s.lose(ino, err)
+		}
 		return 0, err
 	}
 	if in, err = s.fs.Inode(ino); err != nil {
 		return 0, err
 	}
 	return in.Size(), nil
+}
+
+// lose remembers that what was written back to ino has not become part of it.
+func (s *Server) lose(ino disk.Ino, err error) {
+	f := s.file(ino)
+	if f == nil {
+		f = &file{}
+	}
+	f.lost = err
+	s.keep(ino, f)
 }
 
 // written maps what is pending of the bytes [pos, end), which are on the
@@ -352,13 +368,24 @@ func (s *Server) written(ctx context.Context, in *ext4.Inode, pos, end uint64, u
 // Settle makes the file as long as END has told, as far as its blocks are
 // written: an append to a block that the file had already has no IOEND if somebody asked for
 // the attributes before it was written back. It is called when the kernel has
-// written the file back: at FSYNC, FLUSH, RELEASE, SYNCFS, DESTROY.
+// written the file back: at FSYNC, FLUSH, RELEASE, SYNCFS, DESTROY. It fails once if an IOEND has failed.
 func (s *Server) Settle(ctx context.Context, ino disk.Ino) error {
 	mu := s.stripe(ino)
 	mu.Lock()
 	defer mu.Unlock()
 	f := s.file(ino)
-	if f == nil || f.size == 0 {
+	if f == nil {
+		return nil
+	}
+	lost := f.lost
+	f.lost = nil
+	err := s.settleSize(ctx, ino, f)
+	s.keep(ino, f)
+	return errors.Join(lost, err)
+}
+
+func (s *Server) settleSize(ctx context.Context, ino disk.Ino, f *file) error {
+	if f.size == 0 {
 		return nil
 	}
 	in, err := s.fs.Inode(ino)
@@ -384,7 +411,6 @@ func (s *Server) Settle(ctx context.Context, ino disk.Ino) error {
 	}
 	if size >= f.size {
 		f.size = 0
-		s.keep(ino, f)
 	}
 	return nil
 }
@@ -506,16 +532,17 @@ func (s *Server) put(ino disk.Ino, f *file, list []ext4.Pending) {
 	s.keep(ino, f)
 }
 
-// Released gives back all that is pending of ino. Nobody has it open any more,
-// and the kernel has written it back.
+// Released gives back all that is pending of ino, and forgets the size that was told: what
+// of it has not come by now has failed. Nobody has the file open any more, and the kernel has written it back.
 func (s *Server) Released(ino disk.Ino) error {
 	mu := s.stripe(ino)
 	mu.Lock()
 	defer mu.Unlock()
 	f := s.file(ino)
-	if f == nil || len(f.pending) == 0 {
+	if f == nil {
 		return nil
 	}
+	f.size, f.lost = 0, nil
 	for _, p := range f.pending {
 		if err := s.invalidate(ino, uint64(p.At), p.End()); err != nil {
 			return err

@@ -1,0 +1,334 @@
+package fusesrv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"e4go/ext4"
+	"e4go/ext4/blockdev"
+	"e4go/ext4/disk"
+	"e4go/ext4/fsck"
+	"e4go/iomap"
+	"e4go/iomap/simkernel"
+
+	"golang.org/x/sys/unix"
+)
+
+// A flaky is a device whose calls of one kind ("read", "write", "flush") fail with EIO from one of
+// them on: that one alone, or all that follow too, of whatever kind.
+type flaky struct {
+	blockdev.Device
+	kind    string
+	forGood bool
+
+	left  atomic.Int64 // calls of the kind until the first that fails
+	armed atomic.Bool
+	hit   atomic.Bool
+}
+
+func (d *flaky) fails(kind string) error {
+	switch {
+	case !d.armed.Load():
+		return nil
+	case d.forGood && d.hit.Load():
+	case kind != d.kind || d.left.Add(-1) != -1:
+		return nil
+	}
+	d.hit.Store(true)
+	return unix.EIO
+}
+
+func (d *flaky) ReadAt(p []byte, off int64) (int, error) {
+	if err := d.fails("read"); err != nil {
+		return 0, err
+	}
+	return d.Device.ReadAt(p, off)
+}
+
+func (d *flaky) WriteAt(p []byte, off int64) (int, error) {
+	if err := d.fails("write"); err != nil {
+		return 0, err
+	}
+	return d.Device.WriteAt(p, off)
+}
+
+func (d *flaky) Flush() error {
+	if err := d.fails("flush"); err != nil {
+		return err
+	}
+	return d.Device.Flush()
+}
+
+// A fault is what goes wrong in a run, once or for good.
+type fault struct {
+	device string // calls of the device that fail: "read", "write", "flush"; ""
+	kernel string // what the kernel fails with before it asks: "read", "write" (of data), "request"; ""
+	errno  syscall.Errno
+	after  int64 // how many of them work
+	always bool
+}
+
+func (f fault) String() string {
+	s := fmt.Sprintf("%s of the device, %d work: %v", f.device, f.after, f.errno)
+	if f.kernel != "" {
+		s = fmt.Sprintf("%s of the kernel, %d work: %v", f.kernel, f.after, f.errno)
+	}
+	if f.always {
+		s += " for good"
+	}
+	return s
+}
+
+// failingRun is a program among whose calls something fails.
+type failingRun struct {
+	*program
+	failed map[*programFile]bool // an error was told of: nobody knows what it has
+	lossy  bool                  // the kernel may lose an error by a defect of its own
+}
+
+// step does something. An error makes the file unknown; without one, the file has what it should,
+// or the next fsync says why not.
+func (r *failingRun) step() {
+	r.program.step++
+	i := r.rng.IntN(len(r.files))
+	x := r.files[i]
+	if r.failed[x] && x.f != nil && r.rng.IntN(4) == 0 {
+		if x.f.Truncate(0) == nil { // whatever it was, it is empty now
+			x.data, x.synced = []byte{}, nil
+			delete(r.failed, x)
+		}
+		return
+	}
+	what, err := r.act(i, x)
+	switch {
+	case err == nil && what == "unlink":
+		delete(r.failed, x)
+	case strings.HasPrefix(what, "copy") && r.failed[r.files[(i+1)%len(r.files)]]:
+		r.failed[x] = true // what was copied is unknown
+	case err == nil, what == "stat", what == "open":
+	case what == "sync":
+		for _, y := range r.files {
+			r.failed[y] = true
+		}
+	default:
+		r.failed[x] = true
+	}
+	for _, y := range r.files {
+		if r.failed[y] && (what == "sync" || what == "fsync") {
+			y.synced = nil
+		}
+	}
+	if r.failed[x] || x.f == nil {
+		return
+	}
+	if err := r.compare(x); err != nil {
+		switch {
+		case errors.As(err, new(syscall.Errno)): // it could not be read
+		case x.f.Fsync(false) != nil, r.lossy:
+			r.failed[x], x.synced = true, nil
+		default:
+			r.t.Errorf("step %d: after %s of %s nobody was told that %v", r.program.step, what, x.name, err)
+			r.failed[x] = true
+		}
+	}
+}
+
+// run does n things, and unmounts. It reports whether all that was to be kept is
+// kept: unmounting and closing went well.
+func (r *failingRun) run(n int) (clean bool) {
+	for range n {
+		r.step()
+	}
+	for _, x := range r.files {
+		if x.f != nil && errors.Join(x.f.Close(), x.d.Close()) != nil {
+			r.failed[x] = true
+		}
+	}
+	err := r.k.Unmount()
+	r.stop()
+	return errors.Join(err, r.fs.Close()) == nil
+}
+
+// judge says what is wrong with what is on dev. With whole, each file that
+// did not fail has all that was written to it, otherwise only what was synced.
+func (r *failingRun) judge(dev *blockdev.Mem, whole bool) error {
+	fs, err := ext4.Open(dev, ext4.Options{})
+	if err != nil {
+		return err
+	}
+	defer fs.Close()
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for _, x := range r.files {
+		data, err := readWhole(fs, x.name)
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			if x.known && !r.failed[x] || whole && !r.failed[x] && x.data != nil {
+				bad("%s is gone", x.name)
+			}
+			continue
+		case err != nil:
+			bad("%v", err)
+			continue
+		}
+		if want := x.synced; want != nil && !r.lossy {
+			if err := differ(data, want); err != nil {
+				bad("%s was synced: %v", x.name, err)
+			}
+		} else if whole && !r.failed[x] && x.data != nil {
+			if err := differ(data, x.data); err != nil {
+				bad("%s: nobody was told that %v", x.name, err)
+			}
+		}
+		if i := slices.IndexFunc(data, func(b byte) bool { return b != 0 && !x.values[b] }); i >= 0 {
+			bad("byte %d of %s is %d, which was never written to it", i, x.name, data[i])
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkers asks e2fsck, which replays the journal first with replay, and then fsck-lite, if there is
+// nothing to be replayed.
+func checkers(t *testing.T, dev *blockdev.Mem, replay bool) error {
+	t.Helper()
+	e2fsckMem(t, dev, replay)
+	if replay {
+		return nil
+	}
+	report, err := fsck.Run(context.Background(), dev, fsck.Options{})
+	if err != nil {
+		return fmt.Errorf("fsck-lite: %w", err)
+	}
+	for _, p := range report.Problems {
+		if p.Severity != fsck.Note {
+			return fmt.Errorf("fsck-lite: %s, %+v: have %s, want %s", p.Code, p.Place, p.Have, p.Want)
+		}
+	}
+	return nil
+}
+
+// watch ends the test with the stacks of all if it is not over soon.
+func watch(what string) (stop func() bool) {
+	return time.AfterFunc(2*time.Minute, func() {
+		debug.SetTraceback("all")
+		panic("hangs: " + what)
+	}).Stop
+}
+
+// runFailing runs a program with f going wrong, and judges everything. It
+// reports whether anything went wrong.
+func runFailing(t *testing.T, base *blockdev.Mem, extents bool, version iomap.Version, seed uint64, f fault) (hit bool) {
+	t.Helper()
+	defer watch(fmt.Sprintf("%s, seed %d, %s", version, seed, f))()
+	dev := base.Clone()
+	through := &flaky{Device: dev, kind: f.device, forGood: f.always}
+	through.left.Store(f.after)
+	var armed, injected atomic.Bool
+	var left atomic.Int64
+	left.Store(f.after)
+	o := simkernel.Options{Version: version, Seed: seed, Unrest: 0.2, Fail: func(what string) error {
+		switch {
+		case !armed.Load() || f.kernel == "":
+			return nil
+		case what == "RELEASE" || what == "DESTROY": // nothing keeps a kernel from sending these
+			return nil
+		case what != f.kernel && (f.kernel != "request" || what == "read" || what == "write"):
+			return nil
+		}
+		if n := left.Add(-1); n == -1 || n < 0 && f.always {
+			injected.Store(true)
+			return f.errno
+		}
+		return nil
+	}}
+	m := mountThrough(t, dev, through, o, io.Discard)
+	r := &failingRun{program: newProgram(m, seed, extents), failed: map[*programFile]bool{}}
+	// What the server has never heard of it cannot tell later, when this kernel does not.
+	r.lossy = (f.kernel == "request" || f.kernel == "IOEND") && version == iomap.V7
+	armed.Store(true)
+	through.armed.Store(f.device != "")
+	clean := r.run(60)
+	through.armed.Store(false)
+	for _, b := range m.k.Breaches() {
+		if !errors.Is(b, unix.EIO) { // an answer that the server could not make
+			t.Errorf("the kernel complains: %v", b)
+		}
+	}
+	whole := clean && !r.lossy
+	if err := errors.Join(r.judge(dev, whole), checkers(t, dev, !clean)); err != nil {
+		t.Errorf("%v", err)
+	}
+	// The power goes, too: what was synced does not.
+	rng := rand.New(rand.NewPCG(seed, uint64(f.after)))
+	after := dev.Crash(rng)
+	err := r.judge(after, whole)
+	var bad *disk.CorruptError
+	if errors.As(err, &bad) && bad.Field == "s_checksum" {
+		err = nil // a torn superblock: docs/CRASH.md
+	}
+	if err != nil {
+		t.Errorf("and the power went: %v", err)
+	}
+	if t.Failed() {
+		t.Fatalf("%s, seed %d, %s; closed: %t", version, seed, f, clean)
+	}
+	return injected.Load() || through.hit.Load()
+}
+
+// TestMappedFaults: what fails, of the device's calls, the kernel's own, or its requests,
+// whenever it does: the program is told before it takes something for kept, what was synced is there, nobody
+// sees what is not his, the file system is sound, and nothing hangs. E4GO_IOMAP_FAULTS=N tries N for each way to fail.
+func TestMappedFaults(t *testing.T) {
+	tries := 2
+	if s := os.Getenv("E4GO_IOMAP_FAULTS"); s != "" {
+		_, err := fmt.Sscan(s, &tries)
+		check(t, err)
+	} else if testing.Short() {
+		tries = 1
+	}
+	var ways []fault
+	for _, always := range []bool{false, true} {
+		for _, call := range []string{"read", "write", "flush"} {
+			ways = append(ways, fault{device: call, errno: unix.EIO, always: always})
+		}
+		ways = append(ways, fault{kernel: "write", errno: unix.EIO, always: always}, fault{kernel: "read", errno: unix.EIO, always: always})
+	}
+	for _, request := range []string{"BEGIN", "END", "IOEND", "request"} {
+		for _, errno := range []syscall.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT} {
+			ways = append(ways, fault{kernel: request, errno: errno})
+		}
+		ways = append(ways, fault{kernel: request, errno: unix.EIO, always: true})
+	}
+	for _, kind := range mappedKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			base := mkfsMem(t, kind.size<<20, kind.args)
+			rng := rand.New(rand.NewPCG(uint64(len(kind.name)), 77))
+			runs, hits := 0, 0
+			for _, f := range ways {
+				for i := range tries {
+					version := iomap.V7 + iomap.Version(rng.IntN(2))*(iomap.V8-iomap.V7)
+					f.after = rng.Int64N(40 << (2 * rng.IntN(3)))
+					runs++
+					if runFailing(t, base, kind.name != "indirect", version, uint64(i), f) {
+						hits++
+					}
+				}
+			}
+			t.Logf("%d of %d runs met a failure", hits, runs)
+			if hits == 0 {
+				t.Error("nothing has failed")
+			}
+		})
+	}
+}
