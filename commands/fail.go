@@ -73,8 +73,20 @@ func (o *output) warn(cmd *cli.Command, format string, args ...any) {
 // errorText is err in one line.
 func errorText(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
+// mountWords are the options of mount that are flags of other commands.
+var mountWords = strings.NewReplacer("--journal PATH", "-o journal=PATH", "--no-recovery", "-o ro,norecovery",
+	"--offset", "-o offset=N", "--superblock", "-o ro,sb=N")
+
 // hint says what the user may do about err, or "".
 func hint(cmd *cli.Command, err error) string {
+	next := anyHint(cmd, err)
+	if cmd != nil && cmd.Name == "mount" {
+		next = mountWords.Replace(next)
+	}
+	return next
+}
+
+func anyHint(cmd *cli.Command, err error) string {
 	var (
 		usage       *usageError
 		kernel      *kernelError

@@ -130,7 +130,8 @@ Options (-o, separated by commas):
   fsname=NAME, subtype=T    the source, if there is no block device, and the type that mount(8) shows
   nosuid, nodev             the default of e4go mount; suid, dev: that of mount(8)
   noexec, nosymfollow, context=...
-                            as in mount(8)
+                            as in mount(8): contexts have an effect where SELinux is enabled, and only
+                            root may give them
 
 Default mount options that the superblock has (tune2fs -o, and -E mount_opts=) hold
 unless the command line says otherwise, as with the kernel's ext4. Of the latter those are
@@ -392,6 +393,9 @@ func (r *mountRequest) openImage(c *cli.Context) (*image, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if j := im.fs.Journal(); r.open.journal != "" && (j == nil || !j.External) {
+		return nil, errors.Join(fmt.Errorf("%s is given as external journal, and %s has none: leave journal= out", r.open.journal, r.image), im.close())
 	}
 	mode := "ro"
 	if im.fs.Writable() {

@@ -31,7 +31,7 @@ func (r *mountRequest) spare() error {
 	}
 	err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(n)), 0)
 	if r.oom != nil && err != nil {
-		return fmt.Errorf("oom_score_adj=%d: %w: to lower it takes root", n, err)
+		return fmt.Errorf("oom_score_adj=%d: %v: to lower it takes root", n, err)
 	}
 	return nil
 }

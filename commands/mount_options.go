@@ -172,7 +172,9 @@ func (r *mountRequest) option(o string, sloppy bool) error {
 		return nil
 	case !ok:
 		_, err := fusesrv.ParseFlags([]string{o})
-		if err == nil {
+		if err == nil && hasValue && !selinux() {
+			r.warnf("%s has no effect: SELinux is not enabled here", name)
+		} else if err == nil {
 			r.serve.Extra = append(r.serve.Extra, o)
 		} else if !sloppy {
 			return usageHint(didYouMean(name, mountOptionNames()), "%v", err)
@@ -189,6 +191,12 @@ func (r *mountRequest) option(o string, sloppy bool) error {
 		return usagef("mount option %s: %v", o, err)
 	}
 	return nil
+}
+
+// selinux reports whether the kernel knows what a context is. Like mount(8) we do not give it one otherwise.
+func selinux() bool {
+	_, err := os.Stat("/sys/fs/selinux")
+	return err == nil
 }
 
 func set(field func(r *mountRequest) *bool, to bool) func(*mountRequest, string) error {
@@ -245,11 +253,11 @@ func takeJournalDev(r *mountRequest, v string) error {
 	if err != nil {
 		return errors.New("want the number of a device, as 0x801; or journal_path=PATH")
 	}
-	name := fmt.Sprintf("/dev/block/%d:%d", n>>8&0xfff, n&0xff|n>>12&0xfff00)
-	if _, err := os.Stat(name); err != nil {
+	dev, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", n>>8&0xfff, n&0xff|n>>12&0xfff00))
+	if err != nil {
 		return fmt.Errorf("%w; or use journal_path=PATH", err)
 	}
-	return takeJournal(r, name)
+	return takeJournal(r, "/dev/"+filepath.Base(dev))
 }
 
 func takeCacheSize(r *mountRequest, v string) error {

@@ -33,14 +33,19 @@ func (c Caller) mayActFor(gid uint32) bool { return c.Privileged || c.inGroup(gi
 // mayUseReserved reports whether the caller may take the blocks that are kept
 // (ext4_has_free_clusters).
 func (c Caller) mayUseReserved(rw *writer) bool {
-	uid, gid := rw.super.ReservedUID(), rw.super.ReservedGID()
+	uid, gid := rw.super.ReservedUID(), rw.fs.ReservedGID()
 	if o := &rw.fs.opts; o.ReservedUID != nil {
 		uid = *o.ReservedUID
 	}
-	if o := &rw.fs.opts; o.ReservedGID != nil {
-		gid = *o.ReservedGID
-	}
 	return c.Privileged || c.UID == uid || gid != 0 && c.inGroup(gid)
+}
+
+// ReservedGID is the group that may use the blocks that are kept; that of root may not.
+func (fs *FS) ReservedGID() uint32 {
+	if gid := fs.opts.ReservedGID; gid != nil {
+		return *gid
+	}
+	return fs.sb.ReservedGID()
 }
 
 // now is the time that changes are dated with.

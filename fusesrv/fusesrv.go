@@ -184,6 +184,8 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 	if direct {
 		o.AllowOther = o.AllowOther || !o.Fakeroot
 		fd, err = mountDirect(dir, &o, flags, o.logger())
+	} else if o.Block == BlockAlways {
+		return nil, fmt.Errorf("mount %s: a mount of a block device takes root: %w", dir, unix.EPERM)
 	} else {
 		fd, err = mountHelper(dir, &o, flags)
 	}

@@ -145,9 +145,13 @@ func (r *rawFS) changeFile(in *ext4.Inode, i *fuse.IoctlIn, fn func(c ext4.Calle
 // settleFixed has the kernel write back what it keeps of a file that may become immutable or
 // append-only, and would refuse it later (ext4_ioctl_setflags).
 func (r *rawFS) settleFixed(in *ext4.Inode, becomes bool) {
-	if becomes && in.Type() == disk.ModeReg && r.invalidate != nil {
-		r.invalidate(nodeOf(in.Ino()), 0, 0) // all of it
+	if !becomes || in.Type() != disk.ModeReg || r.invalidate == nil {
+		return
 	}
+	// The kernel would send the times of what it has written back later, when they cannot be set any more.
+	r.settling.Store(in.Ino(), true)
+	defer r.settling.Delete(in.Ino())
+	r.invalidate(nodeOf(in.Ino()), 0, 0) // all of it
 }
 
 func getVersion(_ *rawFS, in *ext4.Inode, _ *fuse.IoctlIn, _ []byte) ([]byte, error) {

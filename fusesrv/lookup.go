@@ -6,6 +6,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"os"
+	"sync"
 
 	"e4go/ext4"
 
@@ -25,9 +26,10 @@ type rawFS struct {
 	nodes    *nodes
 	atimes   *atimes // nil: accesses are not counted
 	owners   owners
-	fakeroot bool // immutable: every caller may do everything
-	noACL    bool // immutable: there are none
-	sync     bool // immutable: writes are durable when they return
+	fakeroot bool   // immutable: every caller may do everything
+	noACL    bool   // immutable: there are none
+	reserve  uint32 // immutable: the group that may use the blocks that are kept, of which we are not told who is in it
+	sync     bool   // immutable: writes are durable when they return
 	reporter
 	dirs     dirStreams
 	release  func() error // immutable: closes the image; or nil
@@ -40,6 +42,8 @@ type rawFS struct {
 	// invalidate makes the kernel write back and drop a part of its cache of a file
 	// (loop.invalidate). nil where nothing is written. Immutable after newServer.
 	invalidate func(node uint64, off, n int64) fuse.Status
+
+	settling sync.Map // disk.Ino of files that are written back before they take no more, and are dated by that
 
 	writeBack bool // immutable after Init: the kernel keeps what is written, and sizes and times with it
 	// notify makes the kernel forget the attributes of a node. Immutable.
@@ -61,6 +65,7 @@ func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
 		writeBack:     mayWriteBack(fs, o, logger),
 		owners:        owners{o.UID, o.GID},
 		fakeroot:      o.Fakeroot,
+		reserve:       fs.ReservedGID(),
 		noACL:         o.NoACL,
 		sync:          o.flags.sync,
 		reporter:      reporter{log: logger, damaged: fs.Fail},

@@ -98,7 +98,7 @@ func ParseFlags(options []string) (Flags, error) {
 	return f, nil
 }
 
-// words are the bits as fusermount3 wants them.
+// words are the bits as fusermount3 wants them. It knows nothing of nodiratime, which the server sees to.
 func (f Flags) words() []string {
 	out := []string{"rw"}
 	if f.bits&unix.MS_RDONLY != 0 {
@@ -112,7 +112,6 @@ func (f Flags) words() []string {
 		{unix.MS_NODEV, "nodev", "dev"},
 		{unix.MS_NOEXEC, "noexec", ""},
 		{unix.MS_NOATIME, "noatime", ""},
-		{unix.MS_NODIRATIME, "nodiratime", ""},
 		{unix.MS_SYNCHRONOUS, "sync", ""},
 		{unix.MS_DIRSYNC, "dirsync", ""},
 		{unix.MS_NOSYMFOLLOW, "nosymfollow", ""},

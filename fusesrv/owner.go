@@ -1,6 +1,8 @@
 package fusesrv
 
 import (
+	"slices"
+
 	"e4go/ext4"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -46,6 +48,9 @@ func (o *owners) chown(a *ext4.SetAttr) error {
 // system the caller is who owns the inode, or the directory, in the image.
 func (r *rawFS) caller(h *fuse.InHeader) ext4.Caller {
 	c := ext4.Caller{UID: h.Uid, GID: h.Gid, Privileged: h.Uid == 0 || r.fakeroot}
+	if r.reserve != 0 && !c.Privileged && c.GID != r.reserve && slices.Contains(groupsOf(h.Pid), r.reserve) {
+		c.Groups = []uint32{r.reserve}
+	}
 	if r.owners == (owners{}) {
 		return c
 	}

@@ -28,7 +28,7 @@ var background = context.Background()
 // have it for the group of inode ino: it knows all of the caller's groups.
 func (r *rawFS) judged(c ext4.Caller, ino disk.Ino) ext4.Caller {
 	if in, err := r.fs.Inode(ino); err == nil { // whoever needs the inode says why there is none
-		c.Groups = []uint32{in.Stat().GID}
+		c.Groups = append(c.Groups, in.Stat().GID)
 	}
 	return c
 }
@@ -285,12 +285,13 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, i *fuse.CreateIn, out *fuse.CreateOut
 
 // Write writes to a file.
 func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	ino := inoOf(i.NodeId)
 	c := r.writer(&i.InHeader, i.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
 	if i.WriteFlags&fuse.WRITE_CACHE != 0 {
-		c.KeepTimes = r.writeBack
-		return uint32(len(data)), r.status(r.writeBackAt(c, inoOf(i.NodeId), data, int64(i.Offset)))
+		_, settling := r.settling.Load(ino)
+		c.KeepTimes = r.writeBack && !settling
+		return uint32(len(data)), r.status(r.writeBackAt(c, ino, data, int64(i.Offset)))
 	}
-	ino := inoOf(i.NodeId)
 	n, err := r.fs.WriteAt(background, c, ino, data, int64(i.Offset))
 	if n == 0 {
 		return 0, r.status(err)

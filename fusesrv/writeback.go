@@ -68,12 +68,12 @@ func (r *rawFS) writeBackAt(c ext4.Caller, ino disk.Ino, data []byte, off int64)
 }
 
 // ignoresTimes reports whether the times of a file that the kernel writes back are
-// nothing to keep: they are those of a file that is deleted, or of one whose times change with what is
-// appended to it and not otherwise.
+// nothing to keep: they are those of a file that is deleted, of one whose times change with what is
+// appended to it and not otherwise, or of one that cannot change any more (settleFixed).
 func (r *rawFS) ignoresTimes(node uint64) bool {
 	if !r.writeBack {
 		return false
 	}
 	in, err := r.inode(node)
-	return err == nil && (in.Disk().Links == 0 || in.Disk().Flags.Has(disk.FlagAppend))
+	return err == nil && (in.Disk().Links == 0 || in.Disk().Flags&(disk.FlagAppend|disk.FlagImmutable) != 0)
 }

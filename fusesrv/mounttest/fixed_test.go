@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -48,19 +49,22 @@ func TestFixedFiles(t *testing.T) {
 		t.Run("options="+options, func(t *testing.T) {
 			image := makeImage(t, "-t ext4", "64M")
 			m := serve(t, image, options)
-			want := make(map[string][]byte)
+			want, changed := make(map[string][]byte), make(map[string]time.Time)
 			for _, x := range fixedFiles {
-				b, err := x.use(filepath.Join(m.dir, x.name), options != "")
+				b, before, err := x.use(filepath.Join(m.dir, x.name), options != "")
 				if err != nil {
 					t.Errorf("%s: %v", x.name, err)
 				}
-				want[x.name] = b
+				want[x.name], changed[x.name] = b, before
 			}
 			m.umount(t)
 			m.start(t, options)
 			for name, b := range want {
 				if got, err := os.ReadFile(filepath.Join(m.dir, name)); err != nil || !bytes.Equal(got, b) {
 					t.Errorf("%s: %v; %d bytes, want %d that do not differ", name, err, len(got), len(b))
+				}
+				if st, err := os.Stat(filepath.Join(m.dir, name)); err != nil || st.ModTime().Before(changed[name]) {
+					t.Errorf("%s: modified at %v (%v), want a time after %v", name, st.ModTime(), err, changed[name])
 				}
 			}
 			m.umount(t)
@@ -69,36 +73,42 @@ func TestFixedFiles(t *testing.T) {
 	}
 }
 
-// use writes a file, fixes it, tries to change it, and returns what it has to hold in the end.
-func (x *fixed) use(name string, cached bool) ([]byte, error) {
+// use writes a file, fixes it, tries to change it, and returns what it has to hold in the end, and a time before the
+// last write.
+func (x *fixed) use(name string, cached bool) (want []byte, before time.Time, err error) {
 	const size = 40000
-	want := bytes.Repeat([]byte("a"), size)
+	want = bytes.Repeat([]byte("a"), size)
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, before, err
 	}
 	defer f.Close()
 	if _, err := f.Write(want); err != nil {
-		return nil, err
+		return nil, before, err
 	}
 	if err := f.Sync(); err != nil {
-		return nil, err
+		return nil, before, err
 	}
 	copy(want[100:], bytes.Repeat([]byte("b"), 5000))
 	if _, err := f.WriteAt(want[100:5100], 100); err != nil {
-		return nil, err
+		return nil, before, err
 	}
 	mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, err
+		return nil, before, err
 	}
 	defer func() { _ = unix.Munmap(mem) }()
 	want[20000], mem[20000] = 'c', 'c'
+	before = time.Now()
+	time.Sleep(20 * time.Millisecond) // the kernel's times go by its tick
+	if _, err := f.WriteAt(want[100:5100], 100); err != nil {
+		return nil, before, err
+	}
 	if err := x.fix(f); err != nil {
-		return nil, fmt.Errorf("fix it: %w", err)
+		return nil, before, fmt.Errorf("fix it: %w", err)
 	}
 	if err := f.Sync(); err != nil {
-		return nil, fmt.Errorf("fsync: %w", err)
+		return nil, before, fmt.Errorf("fsync: %w", err)
 	}
 
 	refused := func(what string, err error) error {
@@ -135,5 +145,5 @@ func (x *fixed) use(name string, cached bool) ([]byte, error) {
 	} else {
 		err = refused("append", err)
 	}
-	return want, errors.Join(append(errs, err)...)
+	return want, before, errors.Join(append(errs, err)...)
 }

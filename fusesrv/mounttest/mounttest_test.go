@@ -43,6 +43,8 @@ func TestMain(m *testing.M) {
 	case "writer":
 		logged(os.Stdout)
 		os.Exit(0)
+	case "syslog":
+		os.Exit(syslogged(os.Args[1], os.Args[2]))
 	case "worker":
 		work(os.Stdin, os.Stdout)
 		os.Exit(0)
@@ -147,6 +149,7 @@ func mkfs(t testing.TB, image, args, size string) {
 // A mount is an image that an e4go process serves.
 type mount struct {
 	image, dir, log string
+	as              user
 	cmd             *exec.Cmd
 	done            chan error // what the process ended with
 	gone            bool
@@ -155,15 +158,21 @@ type mount struct {
 // serve mounts image in a process of its own, until the test ends at the latest.
 func serve(t testing.TB, image string, options ...string) *mount {
 	t.Helper()
+	return serveAs(t, users[0], image, options...)
+}
+
+// serveAs is serve by a user, who must be able to write to the image.
+func serveAs(t testing.TB, u user, image string, options ...string) *mount {
+	t.Helper()
 	// Not t.TempDir: other users must get there.
 	dir, err := os.MkdirTemp("", "e4go-mounttest-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, int(u.uid), int(u.gid))); err != nil {
 		t.Fatal(err)
 	}
-	m := &mount{image: image, dir: dir}
+	m := &mount{image: image, dir: dir, as: u}
 	t.Cleanup(func() {
 		m.umount(t)
 		os.Remove(dir)
@@ -188,6 +197,7 @@ func (m *mount) start(t testing.TB, options ...string) {
 	m.log = f.Name()
 	m.cmd = role(t, "e4go", "mount", "-f", "--json", "-o", "rw,suid,dev,"+strings.Join(options, ","), m.image, m.dir)
 	m.cmd.Stderr = f
+	m.as.become(m.cmd)
 	out, err := m.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -299,6 +309,22 @@ var users = []user{
 	{"two", 1001, 1001, []uint32{3000, 70000}},
 }
 
+// become makes cmd run as the user.
+func (u user) become(cmd *exec.Cmd) {
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: u.uid, Gid: u.gid, Groups: u.groups},
+	}
+}
+
+// run runs a line of shell as the user.
+func (u user) run(line string) (said string, err error) {
+	cmd := exec.Command("sh", "-c", line)
+	u.become(cmd)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // A process is a worker with an identity, in a directory.
 type process struct {
 	who  string
@@ -311,11 +337,8 @@ type process struct {
 func employ(t testing.TB, u user, dir string) *process {
 	t.Helper()
 	cmd := role(t, "worker", dir)
-	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: u.uid, Gid: u.gid, Groups: u.groups},
-	}
+	u.become(cmd)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
