@@ -1,8 +1,10 @@
 package ext4
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"e4go/ext4/disk"
 
@@ -30,6 +32,7 @@ func (in *Inode) extentPath(b disk.LBlock) (path []extentStep, bounds disk.Exten
 	n, blk, depth := disk.PBlock(0), in.block, -1
 	bounds = disk.AllExtents
 	for {
+		ours := n != 0 && in.wroteNode(n)
 		if n == 0 {
 			err = disk.CheckExtentHeader(in.ino, data, -1, blk, off)
 		} else {
@@ -43,10 +46,13 @@ func (in *Inode) extentPath(b disk.LBlock) (path []extentStep, bounds disk.Exten
 		depth = int(h.Depth)
 		step := extentStep{n: n, entries: make([]extentEntry, h.Entries, int(h.Entries)+3)}
 		for i := range step.entries {
+			copy(step.entries[i][:], disk.ExtentEntry(data, i))
+			if ours && i > 0 && i < len(step.entries)-1 {
+				continue // judged, as all of them, when it was written: but two nodes may lead to one
+			}
 			if err := disk.CheckExtentEntry(&in.fs.sb, in.ino, data, i, bounds, blk, off); err != nil {
 				return nil, bounds, err
 			}
-			copy(step.entries[i][:], disk.ExtentEntry(data, i))
 			if depth > 0 {
 				err = in.checkBlocks(disk.DecodeExtentIdx(step.entries[i][:]).Leaf, 1, blk, off)
 			} else {
@@ -68,6 +74,17 @@ func (in *Inode) extentPath(b disk.LBlock) (path []extentStep, bounds disk.Exten
 		n = disk.DecodeExtentIdx(step.entries[step.at][:]).Leaf
 		depth--
 	}
+}
+
+// wroteNode reports whether block n is a node of the inode's map, and was made by an
+// update whose transaction has not reached its place: what it holds was checked then.
+func (in *Inode) wroteNode(n disk.PBlock) bool {
+	if in.changes(n) {
+		s := in.tx.blocks[n]
+		return s.kind == kindMapNode && s.in.ino == in.ino
+	}
+	b := in.fs.live.get(n)
+	return b.data != nil && b.kind == kindMapNode && b.owner == in.ino
 }
 
 // rootEntries is how many entries i_block has room for.
@@ -298,40 +315,66 @@ func entriesOf(list []disk.Extent) []extentEntry {
 	return out
 }
 
+// splice puts extents in the place of entries[i:j] of a leaf, each joined with
+// what it goes on from, the entries around them too. It changes entries.
+func splice(entries []extentEntry, i, j int, with []disk.Extent) []extentEntry {
+	var buf [8]disk.Extent
+	list := buf[:0]
+	if i > 0 {
+		i--
+		list = append(list, disk.DecodeExtent(entries[i][:]))
+	}
+	for _, e := range with {
+		list = joined(list, e)
+	}
+	if j < len(entries) {
+		list = joined(list, disk.DecodeExtent(entries[j][:]))
+		j++
+	}
+	return slices.Replace(entries, i, j, entriesOf(list)...)
+}
+
+// lastUpTo returns the last of a leaf's entries that begins at block b or
+// before it, or the first.
+func lastUpTo(entries []extentEntry, b disk.LBlock) int {
+	i, found := slices.BinarySearchFunc(entries, b, func(e extentEntry, b disk.LBlock) int { return cmp.Compare(e.key(), b) })
+	if found {
+		return i
+	}
+	return max(i-1, 0)
+}
+
 // insertExtents maps the blocks from at on, which are a hole, to r.
 func (h *Handle) insertExtents(in *Inode, at disk.LBlock, r run, unwritten bool) error {
 	for r.n > 0 {
 		n := min(r.n, maxExtentLen(unwritten))
-		e := disk.Extent{Block: at, Len: uint16(n), Unwritten: unwritten, Start: r.first}
 		path, bounds, err := in.extentPath(at)
 		if err != nil {
 			return err
 		}
 		leaf := &path[len(path)-1]
-		old := extentsOf(leaf.entries)
-		list := make([]disk.Extent, 0, len(old)+1)
-		placed := false
-		for _, o := range old {
-			if uint64(o.Block) < uint64(at)+n && uint64(o.Block)+uint64(o.Len) > uint64(at) {
-				return &disk.CorruptError{Struct: "extent tree of inode", Num: uint64(in.ino), Block: in.block, Off: in.off + disk.IBlockOffset,
-					Field: fmt.Sprintf("block %d", o.Block), Have: "mapped", Want: "a hole"}
-			}
-			if !placed && o.Block > at {
-				list, placed = joined(list, e), true
-			}
-			list = joined(list, o)
+		taken := func(b uint64) error {
+			return &disk.CorruptError{Struct: "extent tree of inode", Num: uint64(in.ino), Block: in.block, Off: in.off + disk.IBlockOffset,
+				Field: fmt.Sprintf("block %d", b), Have: "mapped", Want: "a hole"}
 		}
-		if !placed {
-			list = joined(list, e)
+		i := lastUpTo(leaf.entries, at)
+		for ; i < len(leaf.entries); i++ {
+			o := disk.DecodeExtent(leaf.entries[i][:])
+			if uint64(o.Block) >= uint64(at)+n {
+				break
+			}
+			if uint64(o.Block)+uint64(o.Len) > uint64(at) {
+				return taken(uint64(o.Block))
+			}
 		}
 		if uint64(at)+n > bounds.End {
-			return &disk.CorruptError{Struct: "extent tree of inode", Num: uint64(in.ino), Block: in.block, Off: in.off + disk.IBlockOffset,
-				Field: fmt.Sprintf("block %d", bounds.End), Have: "mapped", Want: "a hole"}
+			return taken(bounds.End)
 		}
-		if err := h.putNode(in, path, len(path)-1, entriesOf(list)); err != nil {
+		entries := splice(leaf.entries, i, i, []disk.Extent{{Block: at, Len: uint16(n), Unwritten: unwritten, Start: r.first}})
+		if err := h.putNode(in, path, len(path)-1, entries); err != nil {
 			return err
 		}
-		in.keepGrown(path, bounds, list)
+		in.keepGrown(path, bounds, entries)
 		at, r.first, r.n = at+disk.LBlock(n), r.first+disk.PBlock(n), r.n-n
 	}
 	return nil
@@ -340,15 +383,15 @@ func (h *Handle) insertExtents(in *Inode, at disk.LBlock, r run, unwritten bool)
 // maxGrown is how many extents a leaf can have that an inode keeps.
 const maxGrown = 128
 
-// keepGrown keeps the leaf at the end of path, which has become list, for the
+// keepGrown keeps the leaf at the end of path, which has become entries, for the
 // next look into it.
-func (in *Inode) keepGrown(path []extentStep, bounds disk.ExtentBounds, list []disk.Extent) {
-	if len(path) == 1 || len(list) > min(maxGrown, in.fs.nodeEntries()) || len(path) == 2 && len(list) <= rootEntries {
+func (in *Inode) keepGrown(path []extentStep, bounds disk.ExtentBounds, entries []extentEntry) {
+	if len(path) == 1 || len(entries) > min(maxGrown, in.fs.nodeEntries()) || len(path) == 2 && len(entries) <= rootEntries {
 		return // it is the root, or has been split, or has perhaps become the root
 	}
-	l := &mapLeaf{owner: in.ino, first: min(bounds.First, list[0].Block), end: bounds.End, runs: make([]Mapping, 0, 8)}
-	for _, e := range list {
-		l.addExtent(e)
+	l := &mapLeaf{owner: in.ino, first: min(bounds.First, entries[0].key()), end: bounds.End, runs: make([]Mapping, 0, 8)}
+	for i := range entries {
+		l.addExtent(disk.DecodeExtent(entries[i][:]))
 	}
 	in.grown.Store(l)
 }
@@ -362,30 +405,34 @@ func (h *Handle) changeExtents(in *Inode, from, end uint64, fn func(disk.Extent)
 			return err
 		}
 		leaf := &path[len(path)-1]
-		old := extentsOf(leaf.entries)
-		list := make([]disk.Extent, 0, len(old)+2)
-		changed := false
-		for _, e := range old {
+		var buf [8]disk.Extent
+		list := buf[:0]
+		first := lastUpTo(leaf.entries, disk.LBlock(from))
+		last := first
+		for ; last < len(leaf.entries); last++ {
+			e := disk.DecodeExtent(leaf.entries[last][:])
 			lo, hi := uint64(e.Block), uint64(e.Block)+uint64(e.Len)
-			a, b := max(lo, from), min(hi, end)
-			if a >= b {
-				list = joined(list, e)
+			if lo >= end {
+				break
+			}
+			if hi <= from {
+				first++ // the one before
 				continue
 			}
-			changed = true
+			a, b := max(lo, from), min(hi, end)
 			if lo < a {
-				list = joined(list, disk.Extent{Block: e.Block, Len: uint16(a - lo), Unwritten: e.Unwritten, Start: e.Start})
+				list = append(list, disk.Extent{Block: e.Block, Len: uint16(a - lo), Unwritten: e.Unwritten, Start: e.Start})
 			}
 			mid := fn(disk.Extent{Block: disk.LBlock(a), Len: uint16(b - a), Unwritten: e.Unwritten, Start: e.Start + disk.PBlock(a-lo)})
 			if mid.Len > 0 {
-				list = joined(list, mid)
+				list = append(list, mid)
 			}
 			if b < hi {
-				list = joined(list, disk.Extent{Block: disk.LBlock(b), Len: uint16(hi - b), Unwritten: e.Unwritten, Start: e.Start + disk.PBlock(b-lo)})
+				list = append(list, disk.Extent{Block: disk.LBlock(b), Len: uint16(hi - b), Unwritten: e.Unwritten, Start: e.Start + disk.PBlock(b-lo)})
 			}
 		}
-		if changed {
-			if err := h.putNode(in, path, len(path)-1, entriesOf(list)); err != nil {
+		if first < last {
+			if err := h.putNode(in, path, len(path)-1, splice(leaf.entries, first, last, list)); err != nil {
 				return err
 			}
 		}

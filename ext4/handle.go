@@ -424,7 +424,7 @@ func (h *Handle) show(tx *transaction) {
 	for n, s := range h.blocks {
 		l.ofBlock(n).Add(1)
 		b := liveBlock{data: s.data, tx: tx, kind: s.kind}
-		if s.kind.isDir() {
+		if s.kind.isDir() || s.kind == kindMapNode {
 			b.owner = s.in.ino
 		}
 		l.blocks[n] = b
