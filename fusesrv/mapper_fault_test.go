@@ -252,7 +252,7 @@ func runFailing(t *testing.T, base *blockdev.Mem, extents bool, version iomap.Ve
 		}
 		return nil
 	}}
-	m := mountThrough(t, dev, through, o, io.Discard)
+	m := mountThrough(t, dev, through, through, o, io.Discard)
 	r := &failingRun{program: newProgram(m, seed, extents), failed: map[*programFile]bool{}}
 	// What the server has never heard of it cannot tell later, when this kernel does not.
 	r.lossy = (f.kernel == "request" || f.kernel == "IOEND") && version == iomap.V7

@@ -105,12 +105,12 @@ func e2fsckMem(t *testing.T, dev *blockdev.Mem, replay bool) {
 
 func mountMapped(t *testing.T, dev *blockdev.Mem, o simkernel.Options) *mapped {
 	t.Helper()
-	return mountThrough(t, dev, dev, o, os.Stderr)
+	return mountThrough(t, dev, dev, dev, o, os.Stderr)
 }
 
-// mountThrough mounts what is on dev, where all that server and kernel do to it goes through
-// outer. The server's log goes to logs.
-func mountThrough(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, o simkernel.Options, logs io.Writer) *mapped {
+// mountThrough mounts what is on dev, where all that the server does to it goes through outer, and
+// what the kernel does through data. The server's log goes to logs.
+func mountThrough(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, data simkernel.Device, o simkernel.Options, logs io.Writer) *mapped {
 	t.Helper()
 	fs, err := ext4.Open(outer, ext4.Options{Write: true})
 	check(t, err)
@@ -118,7 +118,7 @@ func mountThrough(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, o simk
 	mounted := make(chan error, 1)
 	go func() { mounted <- k.Mount() }()
 	register := func() (uint32, uint64, error) {
-		id, err := k.BackingOpen(outer, true, true)
+		id, err := k.BackingOpen(data, true, true)
 		return id, 0, err
 	}
 	s, err := newServer(fs, simConn{k.Dev()}, &Options{Subtype: Subtype, Log: log.New(logs, "", 0)}, register)
@@ -590,59 +590,129 @@ func TestMappedNames(t *testing.T) {
 	}
 }
 
-// TestMappedCounts: what was read or written once is not asked for again, and
-// a stream of writes asks seldom.
-func TestMappedCounts(t *testing.T) {
-	dev := mkfsMem(t, 1<<30, "-t ext4")
-	m := mountMapped(t, dev, simkernel.Options{})
-	f, err := m.k.Open(nobody, "/f", syscall.O_RDWR|syscall.O_CREAT, 0o644)
+// discard takes the data of a test that only counts messages.
+type discard struct{ *blockdev.Mem }
+
+func (discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+
+// counted is an empty file of a file system of size bytes, whose data go nowhere.
+func counted(t *testing.T, size int64) (*mapped, *simkernel.File) {
+	t.Helper()
+	dev := mkfsMem(t, size, "-t ext4 -b 4096")
+	m := mountThrough(t, dev, dev, discard{dev}, simkernel.Options{}, os.Stderr)
+	f, err := m.k.Open(nobody, "/f", syscall.O_RDWR|syscall.O_CREAT|syscall.O_DIRECT, 0o644)
 	check(t, err)
-	const total = 256 << 20
-	p := bytes.Repeat([]byte{1}, 1<<20)
+	t.Cleanup(func() {
+		check(t, f.Close())
+		m.unmount()
+		e2fsckMem(t, dev, false)
+	})
+	return m, f
+}
+
+// TestMappedStream: a stream of writes asks for a mapping once in 64 MiB, and each
+// run of write-back is one IOEND.
+func TestMappedStream(t *testing.T) {
+	const total, piece, run = 1 << 30, 1 << 20, 16 << 20
+	m, d := counted(t, 4<<30)
+	f, err := m.k.Open(nobody, "/f", syscall.O_RDWR, 0)
+	check(t, err)
+	p := make([]byte, piece)
 	m.k.ResetCounts()
-	for off := int64(0); off < total; off += int64(len(p)) {
+	for off := int64(0); off < total; off += piece {
 		_, err := f.WriteAt(p, off)
 		check(t, err)
-		if off%(64<<20) == 0 {
+		if (off+piece)%run == 0 {
 			check(t, f.Drop())
 		}
 	}
 	check(t, f.Fsync(false))
-	check(t, f.Drop())
 	c := m.k.Counts()
-	t.Logf("%d MiB written: %v", total>>20, c)
-	if c["BEGIN"] > total>>26+20 || c["IOEND"] > total>>24 {
-		t.Errorf("%d MiB took %d BEGIN and %d IOEND", total>>20, c["BEGIN"], c["IOEND"])
+	t.Logf("buffered: %v", c)
+	// A run on the device ends where a mapping does.
+	if c["BEGIN"] > total>>26 || c["IOEND"] > total/run+c["BEGIN"] {
+		t.Errorf("%d MiB, buffered, took %d BEGIN and %d IOEND", total>>20, c["BEGIN"], c["IOEND"])
 	}
-	read := func() {
-		for off := int64(0); off < 32<<20; off += int64(len(p)) {
-			_, err := f.ReadAt(p, off)
-			check(t, err)
-		}
-	}
-	read()
-	check(t, f.Drop())
+	check(t, f.Truncate(0))
 	m.k.ResetCounts()
-	read()
-	if n := m.k.Counts()["BEGIN"]; n != 0 {
-		t.Errorf("reading again asked %d times", n)
-	}
-	d, err := m.k.Open(nobody, "/f", syscall.O_RDWR|syscall.O_DIRECT, 0)
-	check(t, err)
-	_, err = d.WriteAt(p[:4096], 0)
-	check(t, err)
-	m.k.ResetCounts()
-	rng := rand.New(rand.NewPCG(1, 1))
-	for range 100 {
-		_, err := d.WriteAt(p[:4096], rng.Int64N(16<<20)/4096*4096)
+	for off := int64(0); off < total; off += piece {
+		_, err := d.WriteAt(p, off)
 		check(t, err)
 	}
-	if c := m.k.Counts(); c["BEGIN"]+c["IOEND"] > 3 {
-		t.Errorf("100 writes over what is written: %v", c)
+	c = m.k.Counts()
+	t.Logf("direct: %v", c)
+	if c["BEGIN"] > total>>26 || c["IOEND"] > total/piece {
+		t.Errorf("%d MiB, direct, took %d BEGIN and %d IOEND", total>>20, c["BEGIN"], c["IOEND"])
 	}
-	check(t, errors.Join(d.Close(), f.Close()))
-	m.unmount()
-	e2fsckMem(t, dev, false)
+	check(t, f.Close())
+}
+
+// TestMappedAgain: what was read or written once is not asked for again.
+func TestMappedAgain(t *testing.T) {
+	m, d := counted(t, 64<<20)
+	const size = 16 << 20
+	p := make([]byte, 1<<20)
+	f, err := m.k.Open(nobody, "/f", syscall.O_RDWR, 0)
+	check(t, err)
+	whole := func(do func(p []byte, off int64) (int, error)) {
+		t.Helper()
+		for off := int64(0); off < size; off += int64(len(p)) {
+			_, err := do(p, off)
+			check(t, err)
+		}
+		check(t, f.Drop())
+	}
+	none := func(what string) {
+		t.Helper()
+		c := m.k.Counts()
+		if c["BEGIN"]+c["END"]+c["IOEND"] > 0 {
+			t.Errorf("%s: %v", what, c)
+		}
+		m.k.ResetCounts()
+	}
+	whole(f.WriteAt)
+	whole(f.ReadAt)
+	m.k.ResetCounts()
+	whole(f.ReadAt)
+	none("reading again")
+	whole(f.WriteAt)
+	none("writing over, buffered")
+	// The kernel forgets the mapping of what it has written, if only that of those blocks.
+	whole(d.ReadAt)
+	m.k.ResetCounts()
+	whole(d.ReadAt)
+	none("reading, direct")
+	for _, block := range rand.New(rand.NewPCG(1, 1)).Perm(size / 4096)[:1000] {
+		_, err := d.WriteAt(p[:4096], int64(block)*4096)
+		check(t, err)
+	}
+	none("writing over, direct")
+	check(t, f.Close())
+}
+
+// TestMappedPreallocated: random direct writes into unwritten space take two
+// messages each at most, and less as what lies around them has been written.
+func TestMappedPreallocated(t *testing.T) {
+	m, d := counted(t, 128<<20)
+	const blocks, each = 8192, 4096
+	check(t, d.Fallocate(0, 0, blocks*4096))
+	p := make([]byte, 4096)
+	rng := rand.New(rand.NewPCG(1, 2))
+	const quarters = 4
+	var asked [quarters]int
+	for q := range quarters {
+		m.k.ResetCounts()
+		for range each {
+			_, err := d.WriteAt(p, rng.Int64N(blocks)*4096)
+			check(t, err)
+		}
+		c := m.k.Counts()
+		t.Logf("quarter %d: %d writes: %v", q+1, each, c)
+		asked[q] = c["BEGIN"] + c["END"] + c["IOEND"]
+		if asked[q] > 2*each || q > 0 && asked[q] >= asked[q-1] {
+			t.Errorf("quarter %d: %d messages for %d writes, before %v", q+1, asked[q], each, asked[:q])
+		}
+	}
 }
 
 // TestTrace: each message has its line, of which a program can make sense.

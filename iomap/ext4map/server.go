@@ -32,18 +32,18 @@ type Cache interface {
 // without extents are served like the others, and nothing is converted but what
 // fallocate has left.
 //
-// Each inode's answers and changes are made one at a time (stripes), with the
-// notification that fills the kernel's cache: an answer that is older than a change
-// never gets into the cache after it. Nothing waits for the kernel under such a lock but
+// Each inode's changes are made one at a time and alone, its other answers together
+// (stripes), with the notification that fills the kernel's cache: an answer that is older than a
+// change never gets into the cache after it. Nothing waits for the kernel under such a lock but
 // notifications, which the kernel takes at any time. Lock order: a stripe, mu, the file system's own.
 type Server struct {
 	fs    *ext4.FS
 	o     Options // but for MaxBytes, which depends on the inode
 	cache Cache   // nil: none is used, and only reading is served
 
-	stripes [256]sync.Mutex // by inode: over an answer, or a change of what is pending
+	stripes [256]sync.RWMutex // by inode: shared over an answer, exclusive over a change of what is pending
 
-	mu    sync.Mutex
+	mu    sync.RWMutex
 	files map[disk.Ino]*file // guarded by mu: those that have anything pending
 }
 
@@ -68,14 +68,14 @@ func NewServer(fs *ext4.FS, dev uint32, base uint64, cache Cache) *Server {
 	}
 }
 
-func (s *Server) stripe(ino disk.Ino) *sync.Mutex {
+func (s *Server) stripe(ino disk.Ino) *sync.RWMutex {
 	return &s.stripes[uint32(ino)%uint32(len(s.stripes))]
 }
 
 // file returns what is kept of ino, or nil. The caller holds the stripe.
 func (s *Server) file(ino disk.Ino) *file {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	return s.files[ino]
 }
 
@@ -95,8 +95,23 @@ func (s *Server) keep(ino disk.Ino, f *file) {
 // not written, and with what allocating blocks fails with.
 func (s *Server) Begin(ctx context.Context, c ext4.Caller, ino disk.Ino, req iomap.Request) (iomap.Reply, error) {
 	mu := s.stripe(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu.RLock()
+	reply, err := s.begin(ctx, c, ino, req, false)
+	mu.RUnlock()
+	if err == errAlone {
+		mu.Lock()
+		defer mu.Unlock()
+		return s.begin(ctx, c, ino, req, true)
+	}
+	return reply, err
+}
+
+// errAlone says that an answer takes a change, for which the stripe is to be held
+// exclusively.
+var errAlone = errors.New("this is for one alone")
+
+// begin is Begin with the stripe held: exclusively if alone, else it may fail with errAlone.
+func (s *Server) begin(ctx context.Context, c ext4.Caller, ino disk.Ino, req iomap.Request, alone bool) (iomap.Reply, error) {
 	in, err := s.fs.Inode(ino)
 	if err != nil {
 		return iomap.Reply{}, err
@@ -111,7 +126,7 @@ func (s *Server) Begin(ctx context.Context, c ext4.Caller, ino disk.Ino, req iom
 	}
 	var m iomap.Mapping
 	if req.Op&(iomap.OpWrite|iomap.OpWriteback) != 0 {
-		m, err = s.forWrite(ctx, c, in, req, o)
+		m, err = s.forWrite(ctx, c, in, req, o, alone)
 	} else {
 		m, err = s.look(in, req, o)
 	}
@@ -120,7 +135,7 @@ func (s *Server) Begin(ctx context.Context, c ext4.Caller, ino disk.Ino, req iom
 	}
 	s.flagDirty(ino, &m)
 	reply := iomap.Reply{Read: m, Write: iomap.Overwrite(m)}
-	if !s.cacheable(req.Op, m) {
+	if !s.cacheable(req, m) {
 		return reply, nil
 	}
 	if err := s.cache.Upsert(ino, iomap.Upsert(reply)); err != nil {
@@ -137,14 +152,15 @@ func (s *Server) Begin(ctx context.Context, c ext4.Caller, ino disk.Ino, req iom
 
 // cacheable reports whether the answer goes into the kernel's cache: the
 // kernel looks for it there, and may use it.
-func (s *Server) cacheable(op iomap.Op, m iomap.Mapping) bool {
+func (s *Server) cacheable(req iomap.Request, m iomap.Mapping) bool {
+	op := req.Op
 	switch {
 	case s.cache == nil, op.Uncached(), op&iomap.OpReport != 0, m.Type == iomap.TypeInline:
 		return false
 	case op.IsWrite() && m.Type == iomap.TypeHole:
 		return false // a hole is not used for writing, and what writes has blocks
-	case op&iomap.OpDirect != 0 && op.IsWrite() && m.Type == iomap.TypeUnwritten:
-		return false // its IOEND drops it at once
+	case op&iomap.OpDirect != 0 && op.IsWrite() && m.Type == iomap.TypeUnwritten && m.Length < 2*req.Count:
+		return false // the most of it is dropped at once, by its IOEND: to fill it in costs more than it saves
 	}
 	return true
 }
@@ -193,12 +209,12 @@ func (s *Server) unwritten(p ext4.Pending) iomap.Mapping {
 }
 
 // forWrite returns a mapping at req.Pos that data can be written to.
-func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, req iomap.Request, o Options) (iomap.Mapping, error) {
+func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, req iomap.Request, o Options, alone bool) (iomap.Mapping, error) {
 	if s.cache == nil {
 		// See Begin: nobody could tell a writer that his mapping is outdated.
 		return iomap.Mapping{}, fmt.Errorf("inode %d: writing through iomap needs the kernel's mapping cache: %w", in.Ino(), unix.EOPNOTSUPP)
 	}
-	if m, ok, err := s.inline(ctx, c, in, req); ok || err != nil {
+	if m, ok, err := s.inline(ctx, c, in, req, alone); ok || err != nil {
 		return m, err
 	}
 	in, err := s.fs.Inode(in.Ino()) // it may have moved out of the inode
@@ -215,6 +231,8 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 		return m, fmt.Errorf("inode %d at %d: only written blocks were asked for: %w", in.Ino(), req.Pos, unix.EAGAIN)
 	case m.Type == iomap.TypeHole && req.Op&iomap.OpNowait != 0:
 		return m, fmt.Errorf("inode %d at %d: blocks have to be allocated: %w", in.Ino(), req.Pos, unix.EAGAIN)
+	case m.Type == iomap.TypeHole && !alone:
+		return m, errAlone
 	case m.Type == iomap.TypeHole:
 		if m, err = s.alloc(ctx, c, in, req, m); err != nil {
 			return m, err
@@ -228,7 +246,7 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 
 // inline answers a write to a file that keeps its data in the inode, if that
 // can hold them afterwards. Else the data move to a block.
-func (s *Server) inline(ctx context.Context, c ext4.Caller, in *ext4.Inode, req iomap.Request) (m iomap.Mapping, ok bool, err error) {
+func (s *Server) inline(ctx context.Context, c ext4.Caller, in *ext4.Inode, req iomap.Request, alone bool) (m iomap.Mapping, ok bool, err error) {
 	room, err := in.InlineRoom()
 	if err != nil || room == 0 {
 		return m, false, err
@@ -236,6 +254,9 @@ func (s *Server) inline(ctx context.Context, c ext4.Caller, in *ext4.Inode, req 
 	// Only what the kernel writes by FUSE_WRITE stays: neither pages that a process has mapped, nor direct I/O.
 	if req.Op&^(iomap.OpNowait|iomap.OpDontCache) == iomap.OpWrite && req.Pos+req.Count <= uint64(room) {
 		return iomap.Mapping{Length: s.o.BlockSize, Addr: iomap.NullAddr, Type: iomap.TypeInline, Dev: iomap.DevNull}, true, nil
+	}
+	if !alone {
+		return m, false, errAlone
 	}
 	return m, false, s.fs.GrowOut(ctx, c, in.Ino())
 }
@@ -583,8 +604,8 @@ const preload = 64 << 10
 // It is only a help: nothing is wrong if it cannot.
 func (s *Server) Preload(ino disk.Ino) {
 	mu := s.stripe(ino)
-	mu.Lock()
-	defer mu.Unlock()
+	mu.RLock()
+	defer mu.RUnlock()
 	in, err := s.fs.Inode(ino)
 	if err != nil || s.cache == nil || in.Size() == 0 || in.HasInlineData() {
 		return
@@ -595,7 +616,7 @@ func (s *Server) Preload(ino disk.Ino) {
 	if check(in, req, o) != nil {
 		return
 	}
-	if m, err := s.look(in, req, o); err == nil && s.cacheable(0, m) {
+	if m, err := s.look(in, req, o); err == nil && s.cacheable(req, m) {
 		s.flagDirty(ino, &m)
 		_ = s.cache.Upsert(ino, iomap.Upsert{Read: m, Write: iomap.Overwrite(m)})
 	}

@@ -8,7 +8,9 @@ import (
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"e4go/ext4"
 	"e4go/ext4/blockdev"
@@ -174,7 +176,7 @@ func (w *writer) fallocate(mode ext4.FallocMode, pos, n int64) error {
 
 // image makes a file system with mke2fs and opens it for writing. At the end
 // of the test e2fsck judges it.
-func image(t *testing.T, size string, args ...string) (*ext4.FS, blockdev.Device) {
+func image(t testing.TB, size string, args ...string) (*ext4.FS, blockdev.Device) {
 	t.Helper()
 	fixtures.Need(t, "mke2fs", "e2fsck")
 	name := filepath.Join(t.TempDir(), "image")
@@ -200,7 +202,7 @@ func image(t *testing.T, size string, args ...string) (*ext4.FS, blockdev.Device
 	return fs, dev
 }
 
-func newWriter(t *testing.T, fs *ext4.FS, dev blockdev.Device, name string, seed uint64) *writer {
+func newWriter(t testing.TB, fs *ext4.FS, dev blockdev.Device, name string, seed uint64) *writer {
 	t.Helper()
 	in, err := fs.Create(context.Background(), ext4.Root, disk.RootIno, name, disk.ModeReg|0o644)
 	if err != nil {
@@ -463,6 +465,61 @@ func TestInlineServer(t *testing.T) {
 	}
 	if err := w.s.Released(w.ino); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// meeting takes an upsert when another waits to be taken.
+type meeting struct{ here chan struct{} }
+
+func (m meeting) Upsert(disk.Ino, iomap.Upsert) error {
+	select {
+	case m.here <- struct{}{}:
+	case <-m.here:
+	case <-time.After(time.Minute):
+		return errors.New("nobody else came")
+	}
+	return nil
+}
+
+func (meeting) Invalidate(disk.Ino, iomap.Inval) error { return nil }
+
+// TestReadersTogether: who reads a file does not wait until the kernel has taken
+// what another reader was told.
+func TestReadersTogether(t *testing.T) {
+	fs, dev := image(t, "16M", "-t", "ext4")
+	w := newWriter(t, fs, dev, "f", 1)
+	if err := w.write(make([]byte, 8192), 0); err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(fs, 1, 0, meeting{make(chan struct{})})
+	var wg sync.WaitGroup
+	for _, op := range []iomap.Op{0, iomap.OpWrite} {
+		wg.Go(func() {
+			r, err := s.Begin(context.Background(), ext4.Root, w.ino, iomap.Request{Op: op, Count: 4096})
+			if err != nil || r.Read.Type != iomap.TypeRetryCache {
+				t.Errorf("BEGIN %s: %v, %v", op, r.Read, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestUnwrittenCached: of a large unwritten run that is written directly the most is there for the next
+// write, so that it goes into the kernel's cache; of a small one nothing would be.
+func TestUnwrittenCached(t *testing.T) {
+	fs, dev := image(t, "16M", "-t", "ext4", "-b", "4096")
+	w := newWriter(t, fs, dev, "f", 1)
+	if err := w.fallocate(0, 0, 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		count uint64
+		want  iomap.Type
+	}{{4096, iomap.TypeRetryCache}, {32 << 10, iomap.TypeRetryCache}, {36 << 10, iomap.TypeUnwritten}, {64 << 10, iomap.TypeUnwritten}} {
+		r, err := w.s.Begin(context.Background(), ext4.Root, w.ino, iomap.Request{Op: iomap.OpWrite | iomap.OpDirect, Count: tt.count})
+		if err != nil || r.Read.Type != tt.want {
+			t.Errorf("%d bytes: %v, %v, want %s", tt.count, r.Read, err, tt.want)
+		}
 	}
 }
 
