@@ -169,7 +169,8 @@ For mount(8) and fstab(5), let it be found under the names of their helpers:
   /srv/disk.img /mnt fuse.e4go noauto,user,ro 0 0
 The second is for mount -o remount, the last for umount(8) to return when IMAGE is free also
 where it is no block device. As a helper, rw means what neither rw nor ro means otherwise, and
-suid and dev are on unless fstab(5) or the command line say nosuid, nodev, or user.
+suid and dev are on unless fstab(5) or the command line say nosuid, nodev, or user. -N is
+refused, by umount(8), too: what runs in another mount namespace is to be started there (nsenter -m).
 
 Examples:
   e4go mount disk.img /mnt

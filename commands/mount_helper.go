@@ -86,8 +86,11 @@ func helperUmount(words []string) []string {
 	var names []string
 	for i := 0; i < len(words); i++ {
 		switch w := words[i]; {
-		case w == "-t" || w == "-N":
+		case w == "-t":
 			i++
+		case w == "-N" && i+1 < len(words):
+			i++
+			line = append(line, "--namespace="+words[i])
 		case len(w) > 1 && w[0] == '-':
 			if strings.Contains(w, "l") {
 				line = append(line, "--lazy")

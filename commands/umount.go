@@ -18,6 +18,7 @@ Exit status, as umount(8)'s:
   0 unmounted; 1 wrong usage; 32 a DIR could not be unmounted.`,
 	Flags: []cli.Flag{
 		&cli.BoolFlag{Name: "lazy", Aliases: []string{"l"}, Usage: "take a DIR that is in use out of the directory tree, and do not wait for its users"},
+		&cli.StringFlag{Name: "namespace", Usage: "as umount -N; refused: run it in that mount `NAMESPACE`, as with nsenter -m"},
 		&cli.BoolFlag{Name: "json", Category: outputCategory, Usage: "print one JSON document, errors included; see docs/JSON.md"},
 	},
 	Action: runUmount,
@@ -27,6 +28,9 @@ func runUmount(c *cli.Context) error {
 	dirs, err := someArgs(c)
 	if err != nil {
 		return err
+	}
+	if ns := c.String("namespace"); ns != "" {
+		return usageHint("nsenter --mount=NAMESPACE e4go umount DIR", "umounting in another mount namespace (-N %s) is not done from outside of it", ns)
 	}
 	unmount := fusesrv.Unmount
 	if c.Bool("lazy") {
