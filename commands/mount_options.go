@@ -355,10 +355,10 @@ func takeIomap(r *mountRequest, v string) error {
 		if err != nil {
 			return fmt.Errorf("%w: iomap=default reads and writes contents by itself", err)
 		}
-		r.serve.Iomap = true
+		r.serve.Iomap, r.open.ext4.Now = true, fusesrv.KernelTime
 		return nil
 	case "0", "default":
-		r.serve.Iomap = false
+		r.serve.Iomap, r.open.ext4.Now = false, nil
 		return nil
 	}
 	return errors.New("want 0, 1 or default")

@@ -156,7 +156,7 @@ func (fs *FS) copied(ctx context.Context, c Caller, ino disk.Ino, size int64) er
 		if err != nil {
 			return err
 		}
-		in.touch(true)
+		in.written(c)
 		return h.clearPrivileges(c, in)
 	})
 }

@@ -59,7 +59,7 @@ func (fs *FS) shiftExtents(ctx context.Context, c Caller, in *Inode, s shift) er
 		}
 		in.disk.Size = uint64(s.size)
 		h.needLargeFile(in)
-		in.touch(true)
+		in.written(c)
 		return h.clearPrivileges(c, in)
 	})
 	led = err == nil

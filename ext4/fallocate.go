@@ -215,7 +215,7 @@ func (fs *FS) allocPart(ctx context.Context, c Caller, ino disk.Ino, a allocatin
 			in.disk.Size = size
 			h.needLargeFile(in)
 		}
-		in.touch(true)
+		in.written(c)
 		return h.clearPrivileges(c, in)
 	})
 	mapped = err == nil
@@ -316,7 +316,7 @@ func (fs *FS) unmap(ctx context.Context, c Caller, ino disk.Ino, from, end uint6
 					return err
 				}
 			}
-			in.touch(true)
+			in.written(c)
 			return h.clearPrivileges(c, in)
 		})
 		if err != nil {

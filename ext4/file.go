@@ -18,7 +18,7 @@ type Caller struct {
 	Groups     []uint32  // supplementary
 	Umask      disk.Mode // permissions that new files do not get, unless their directory has a default ACL
 	Privileged bool      // has CAP_SYS_RESOURCE, CAP_FSETID and the like
-	KeepTimes  bool      // a write does not change the times: who has kept it in a cache sets them
+	KeepTimes  bool      // a change of contents does not change the times: whoever has kept it in a cache, or makes it himself, sets them
 }
 
 // Root may do everything.
@@ -63,7 +63,7 @@ func (in *Inode) touch(modified bool) {
 	in.disk.Version++
 }
 
-// written dates a write, unless the caller does.
+// written dates a change of contents, unless the caller does.
 func (in *Inode) written(c Caller) {
 	if c.KeepTimes {
 		in.disk.Version++

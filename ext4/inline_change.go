@@ -152,7 +152,7 @@ func (fs *FS) truncateInline(ctx context.Context, c Caller, in *Inode, size int6
 			return err
 		}
 		in.disk.Size = uint64(size)
-		in.touch(true)
+		in.written(c)
 		return h.clearPrivileges(c, in)
 	})
 	if done || err != nil {

@@ -20,6 +20,7 @@ type SetAttr struct {
 	Ctime    *disk.Time // nil is now, if anything else changes
 	Crtime   *disk.Time
 	Touch    bool            // Atime and Mtime become now: allowed for append-only files
+	Kept     bool            // the times are those that a kernel has kept: no flag of the file is against recording them
 	Flags    *disk.FileFlags // as FS_IOC_SETFLAGS takes them; those that are not for users to change stay
 	Project  *uint32
 }
@@ -106,7 +107,8 @@ func (in *Inode) internal() bool {
 // ext4_setattr, ext4_ioctl_setflags).
 func (in *Inode) mayChange(c Caller, a *SetAttr) error {
 	flags := in.disk.Flags
-	attrs := a.Mode != nil || a.UID != nil || a.GID != nil || a.Atime != nil || a.Mtime != nil || a.Ctime != nil || a.Crtime != nil
+	attrs := a.Mode != nil || a.UID != nil || a.GID != nil || a.Crtime != nil ||
+		!a.Kept && (a.Atime != nil || a.Mtime != nil || a.Ctime != nil)
 	switch {
 	case in.internal():
 		return unix.EPERM
@@ -169,6 +171,11 @@ func (h *Handle) setAttr(c Caller, in *Inode, a *SetAttr) error {
 			return err
 		}
 	}
+	if a.Mode != nil {
+		if err := h.chmodACL(in); err != nil {
+			return err
+		}
+	}
 	in.touch(false)
 	if a.Touch {
 		d.Atime, d.Mtime = d.Ctime, d.Ctime
@@ -180,9 +187,6 @@ func (h *Handle) setAttr(c Caller, in *Inode, a *SetAttr) error {
 		if t.from != nil {
 			*t.to = h.fs.storable(*t.from)
 		}
-	}
-	if a.Mode != nil {
-		return h.chmodACL(in)
 	}
 	return nil
 }

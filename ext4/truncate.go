@@ -85,7 +85,7 @@ func (fs *FS) resize(ctx context.Context, c Caller, in *Inode, size int64) error
 	set := func(h *Handle, in *Inode) error {
 		in.disk.Size = uint64(size)
 		h.needLargeFile(in)
-		in.touch(true)
+		in.written(c)
 		return h.clearPrivileges(c, in)
 	}
 	if size > in.Size() { // blocks that lie behind its end already stay

@@ -2,6 +2,7 @@ package fusesrv
 
 import (
 	"fmt"
+	"time"
 
 	"e4go/ext4"
 	"e4go/ext4/disk"
@@ -74,6 +75,16 @@ func fillAttr(st *ext4.Stat, a *fuse.Attr) {
 		Rdev:      st.Minor&0xff | st.Major<<8 | st.Minor&^0xff<<12, // new_encode_dev
 		Blksize:   uint32(st.BlockSize),
 	}
+}
+
+// KernelTime is the clock by which a kernel dates files (ktime_get_coarse_real_ts64): that of the last
+// tick. What the kernel dates after we have dated something is never older by it.
+func KernelTime() time.Time {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &t); err != nil {
+		panic("fusesrv: the coarse clock: " + err.Error()) // Linux has it
+	}
+	return time.Unix(t.Unix())
 }
 
 // fillEntry describes in as the answer to a look-up.

@@ -90,6 +90,22 @@ func (m *mapper) attrFlags(in *ext4.Inode) uint32 {
 	return flags
 }
 
+// keepsTimes reports whether the kernel dates what is done to the file, and sends the times: nobody
+// else does then. It also sees to it that nobody sets them where a flag of the inode forbids it.
+func (m *mapper) keepsTimes(ino disk.Ino) bool {
+	if m == nil {
+		return false
+	}
+	in, err := m.fs.Inode(ino) // whoever needs the inode says why there is none
+	return err == nil && m.attrFlags(in)&attrIomap != 0
+}
+
+// changer is c as one who changes the contents of ino.
+func (m *mapper) changer(c ext4.Caller, ino disk.Ino) ext4.Caller {
+	c.KeepTimes = c.KeepTimes || m.keepsTimes(ino)
+	return c
+}
+
 func (m *mapper) Begin(h *fuse.InHeader, _ uint64, r iomap.Request) (iomap.Reply, fuse.Status) {
 	reply, err := m.maps.Begin(background, m.raw.caller(h), inoOf(h.NodeId), r)
 	return reply, m.raw.status(err)

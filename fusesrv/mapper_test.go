@@ -45,6 +45,7 @@ var mappedKinds = []struct {
 type mapped struct {
 	t    *testing.T
 	k    *simkernel.Kernel
+	s    *Server
 	fs   *ext4.FS
 	dev  *blockdev.Mem
 	stop func() // waits for the server
@@ -59,7 +60,7 @@ func mkfsMem(t *testing.T, size int64, args string) *blockdev.Mem {
 		t.Fatalf("mke2fs %s: %v\n%s", args, err, out)
 	}
 	image, err := os.ReadFile(name)
-	check(t, errors.Join(err, os.Remove(name)))
+	check(t, errors.Join(err, os.Remove(name))) // a long run makes many
 	dev := blockdev.NewMem(size)
 	for off := 0; off < len(image); off += 64 << 10 {
 		if part := image[off:min(off+64<<10, len(image))]; bytes.Count(part, []byte{0}) != len(part) {
@@ -112,7 +113,13 @@ func mountMapped(t *testing.T, dev *blockdev.Mem, o simkernel.Options) *mapped {
 // what the kernel does through data. The server's log goes to logs.
 func mountThrough(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, data simkernel.Device, o simkernel.Options, logs io.Writer) *mapped {
 	t.Helper()
-	fs, err := ext4.Open(outer, ext4.Options{Write: true})
+	return mountMappedWith(t, dev, outer, o, ext4.Options{Write: true}, &Options{Log: log.New(logs, "", 0)})
+}
+
+// mountMappedWith is mountThrough with options for the file system and the server.
+func mountMappedWith(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, o simkernel.Options, eo ext4.Options, so *Options) *mapped {
+	t.Helper()
+	fs, err := ext4.Open(outer, eo)
 	check(t, err)
 	k := simkernel.New(o)
 	mounted := make(chan error, 1)
@@ -121,12 +128,13 @@ func mountThrough(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, data s
 		id, err := k.BackingOpen(data, true, true)
 		return id, 0, err
 	}
-	s, err := newServer(fs, simConn{k.Dev()}, &Options{Subtype: Subtype, Log: log.New(logs, "", 0)}, register)
+	so.Subtype = Subtype
+	s, err := newServer(fs, simConn{k.Dev()}, so, register)
 	check(t, err)
 	var wg sync.WaitGroup
 	wg.Go(s.Serve)
 	check(t, <-mounted)
-	return &mapped{t: t, k: k, fs: fs, dev: dev, stop: wg.Wait}
+	return &mapped{t: t, k: k, s: s, fs: fs, dev: dev, stop: wg.Wait}
 }
 
 // unmount ends it, and says what the kernel has to complain of.

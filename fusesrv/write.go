@@ -102,7 +102,7 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 	ino := inoOf(i.NodeId)
 	c := r.caller(&i.InHeader)
 	if size, ok := i.GetSize(); ok {
-		tc := r.writer(&i.InHeader, i.Valid&fuse.FATTR_KILL_SUIDGID != 0)
+		tc := r.maps.changer(r.writer(&i.InHeader, i.Valid&fuse.FATTR_KILL_SUIDGID != 0), ino)
 		err := r.maps.resize(ino, int64(size), func() error { return r.fs.Truncate(background, tc, ino, int64(size)) })
 		if err != nil {
 			return r.status(err)
@@ -142,6 +142,9 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 	}
 	if i.Valid&fuse.FATTR_CTIME != 0 {
 		a.Ctime = r.timeOf(false, i.Ctime, i.Ctimensec)
+	}
+	if i.Valid&^fuse.FATTR_FH == fuse.FATTR_ATIME|fuse.FATTR_MTIME|fuse.FATTR_CTIME {
+		a.Kept = r.maps.keepsTimes(ino)
 	}
 	if a != (ext4.SetAttr{}) {
 		if err := r.fs.SetAttr(background, c, ino, a); err != nil {
@@ -292,7 +295,7 @@ func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, 
 		c.KeepTimes = r.writeBack && !settling
 		return uint32(len(data)), r.status(r.writeBackAt(c, ino, data, int64(i.Offset)))
 	}
-	n, err := r.fs.WriteAt(background, c, ino, data, int64(i.Offset))
+	n, err := r.fs.WriteAt(background, r.maps.changer(c, ino), ino, data, int64(i.Offset))
 	if n == 0 {
 		return 0, r.status(err)
 	}
@@ -318,11 +321,12 @@ func (r *rawFS) synchronous(ino disk.Ino, flags uint32) bool {
 func (r *rawFS) CopyFileRange(_ <-chan struct{}, i *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	var n int64
 	size := min(i.Len, maxCopy)
+	c := r.maps.changer(r.caller(&i.InHeader), inoOf(i.NodeIdOut))
 	if err := r.maps.copying(inoOf(i.NodeId), i.OffIn, size); err != nil {
 		return 0, r.status(err)
 	}
 	err := r.maps.change(inoOf(i.NodeIdOut), i.OffOut, size, func() (err error) {
-		n, err = r.fs.CopyRange(background, r.caller(&i.InHeader), inoOf(i.NodeId), int64(i.OffIn), inoOf(i.NodeIdOut), int64(i.OffOut), int64(size))
+		n, err = r.fs.CopyRange(background, c, inoOf(i.NodeId), int64(i.OffIn), inoOf(i.NodeIdOut), int64(i.OffOut), int64(size))
 		return err
 	})
 	if n > 0 {
@@ -338,8 +342,9 @@ const maxCopy = 64 << 20
 // Fallocate allocates, punches, zeroes, collapses and inserts.
 func (r *rawFS) Fallocate(_ <-chan struct{}, i *fuse.FallocateIn) fuse.Status {
 	ino := inoOf(i.NodeId)
+	c := r.maps.changer(r.caller(&i.InHeader), ino)
 	return r.status(r.maps.change(ino, i.Offset, i.Length, func() error {
-		return r.fs.Fallocate(background, r.caller(&i.InHeader), ino, ext4.FallocMode(i.Mode), int64(i.Offset), int64(i.Length))
+		return r.fs.Fallocate(background, c, ino, ext4.FallocMode(i.Mode), int64(i.Offset), int64(i.Length))
 	}))
 }
 

@@ -192,6 +192,7 @@ func (in *inode) sendACL(c Cred, name string, a ACL) error {
 	if err != nil {
 		return err
 	}
+	in.stamp(c, false)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.onIomap {

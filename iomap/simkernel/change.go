@@ -107,6 +107,7 @@ func (in *inode) fallocate(c Cred, mode uint32, off, length int64, fh uint64) er
 		return err
 	}
 	in.stamp(c, true)
+	in.stir()
 	if _, err := in.k.call(opFallocate, in.nodeid, c, msg().u64(fh).u64(uint64(off)).u64(uint64(length)).u32(mode).u32(0).b); err != nil {
 		if errors.Is(err, syscall.ENOSYS) {
 			return syscall.EOPNOTSUPP
@@ -165,6 +166,7 @@ func (k *Kernel) CopyFileRange(from *File, fromOff int64, to *File, toOff, n int
 		return 0, err
 	}
 	dst.stamp(to.cred, true)
+	dst.stir()
 	body := msg().u64(from.fh).u64(uint64(fromOff)).u64(dst.nodeid).u64(to.fh).u64(uint64(toOff)).u64(uint64(n)).u64(0).b
 	out, err := k.call(opCopyFileRange, src.nodeid, to.cred, body)
 	if err != nil {
