@@ -113,11 +113,11 @@ func mountMapped(t *testing.T, dev *blockdev.Mem, o simkernel.Options) *mapped {
 // what the kernel does through data. The server's log goes to logs.
 func mountThrough(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, data simkernel.Device, o simkernel.Options, logs io.Writer) *mapped {
 	t.Helper()
-	return mountMappedWith(t, dev, outer, o, ext4.Options{Write: true}, &Options{Log: log.New(logs, "", 0)})
+	return mountMappedWith(t, dev, outer, data, o, ext4.Options{Write: true}, &Options{Log: log.New(logs, "", 0)})
 }
 
 // mountMappedWith is mountThrough with options for the file system and the server.
-func mountMappedWith(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, o simkernel.Options, eo ext4.Options, so *Options) *mapped {
+func mountMappedWith(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, data simkernel.Device, o simkernel.Options, eo ext4.Options, so *Options) *mapped {
 	t.Helper()
 	fs, err := ext4.Open(outer, eo)
 	check(t, err)

@@ -38,7 +38,7 @@ func mappedTimes(t *testing.T, o simkernel.Options) (*mapped, *testClock) {
 	clock := &testClock{t: time.Unix(2_000_000_000, 123_456_789)}
 	o.Now = clock.now
 	dev := mkfsMem(t, 32<<20, "-t ext4")
-	return mountMappedWith(t, dev, dev, o, ext4.Options{Write: true, Now: clock.ahead}, &Options{Log: log.New(os.Stderr, "", 0)}), clock
+	return mountMappedWith(t, dev, dev, dev, o, ext4.Options{Write: true, Now: clock.ahead}, &Options{Log: log.New(os.Stderr, "", 0)}), clock
 }
 
 // TestMappedAppendOnly: the times of files that nobody may change otherwise are recorded, whatever the

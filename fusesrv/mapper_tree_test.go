@@ -1205,7 +1205,7 @@ func treeOptions(version iomap.Version, seed uint64, clock *testClock) simkernel
 // read-only and gets mappings without a cache.
 func testTree(t *testing.T, dev *blockdev.Mem, kind string, o simkernel.Options, clock *testClock, steps int) {
 	t.Helper()
-	m := mountMappedWith(t, dev, dev, o, ext4.Options{Write: true, Now: clock.ahead}, &Options{Log: log.New(os.Stderr, "", 0)})
+	m := mountMappedWith(t, dev, dev, dev, o, ext4.Options{Write: true, Now: clock.ahead}, &Options{Log: log.New(os.Stderr, "", 0)})
 	p := newTreeProgram(m, clock, o, kind)
 	fail := func(err error) {
 		t.Helper()
@@ -1226,7 +1226,7 @@ func testTree(t *testing.T, dev *blockdev.Mem, kind string, o simkernel.Options,
 	e2fsckMem(t, dev, false)
 
 	o.Atime, o.Unrest = simkernel.NoAtime, 0
-	m = mountMappedWith(t, dev, dev, o, ext4.Options{}, &Options{Log: log.New(os.Stderr, "", 0), IomapNoCache: true})
+	m = mountMappedWith(t, dev, dev, dev, o, ext4.Options{}, &Options{Log: log.New(os.Stderr, "", 0), IomapNoCache: true})
 	p.mapped = m
 	fail(p.compare(""))
 	m.unmount()
