@@ -88,6 +88,7 @@ type Options struct {
 	Now func() time.Time
 
 	MaxWrite int // bytes of a request's payload; 0 is 1 MiB
+	CacheMax int // bytes of an inode's cached mappings, which CONFIG may change; 0 is 256 KiB
 }
 
 // Event is a request with its reply.
@@ -157,8 +158,11 @@ func New(opt Options) *Kernel {
 	if opt.MaxWrite == 0 {
 		opt.MaxWrite = 1 << 20
 	}
+	if opt.CacheMax == 0 {
+		opt.CacheMax = defaultCacheMax
+	}
 	k := &Kernel{
-		opt: opt, blockSize: PageSize, maxBytes: kernelMaxBytes, cacheMax: defaultCacheMax,
+		opt: opt, blockSize: PageSize, maxBytes: kernelMaxBytes, cacheMax: opt.CacheMax,
 		rng:      rand.New(rand.NewPCG(opt.Seed, 0x1f0e)),
 		timeGran: 1, timeMin: math.MinInt64, timeMax: math.MaxInt64,
 		inodes: map[uint64]*inode{}, dentries: map[dentryKey]dentry{}, devices: map[uint32]backing{}, counts: map[string]int{},
