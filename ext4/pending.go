@@ -154,7 +154,7 @@ func (fs *FS) DropPending(list []Pending) {
 // unwritten there becomes written, and the file is at least size bytes long. It
 // takes several updates if it has to, the last of which moves the end of the file. It returns how many of the
 // runs are mapped, also with an error. Blocks that are written already, and holes that have no
-// run, are left as they are.
+// run, are left as they are. It fails with [ErrInline] for a file whose contents are in the inode.
 func (fs *FS) MapPending(ctx context.Context, ino disk.Ino, list []Pending, from, end uint64, size int64) (mapped int, err error) {
 	return fs.mapPending(ctx, ino, list, from, end, size, false)
 }
@@ -188,6 +188,9 @@ func (fs *FS) mapPending(ctx context.Context, ino disk.Ino, list []Pending, from
 			in, err := h.inode(ino)
 			if err != nil {
 				return err
+			}
+			if in.HasInlineData() {
+				return ErrInline
 			}
 			h.mustNotFail = true
 			if !unwritten && in.disk.Flags.Has(disk.FlagExtents) && from < stop {

@@ -252,7 +252,9 @@ func (s *Server) inline(ctx context.Context, c ext4.Caller, in *ext4.Inode, req 
 		return m, false, err
 	}
 	// Only what the kernel writes by FUSE_WRITE stays: neither pages that a process has mapped, nor direct I/O.
-	if req.Op&^(iomap.OpNowait|iomap.OpDontCache) == iomap.OpWrite && req.Pos+req.Count <= uint64(room) {
+	// A file that waits for the IOEND of a block has no place in the inode any more.
+	f := s.file(in.Ino())
+	if (f == nil || len(f.pending) == 0) && req.Op&^(iomap.OpNowait|iomap.OpDontCache) == iomap.OpWrite && req.Pos+req.Count <= uint64(room) {
 		return iomap.Mapping{Length: s.o.BlockSize, Addr: iomap.NullAddr, Type: iomap.TypeInline, Dev: iomap.DevNull}, true, nil
 	}
 	if !alone {

@@ -468,6 +468,42 @@ func TestInlineServer(t *testing.T) {
 	}
 }
 
+// TestInlineWhilePending: a file that has got a block for what it has far behind
+// does not take its beginning into the inode, where the block's number would be.
+func TestInlineWhilePending(t *testing.T) {
+	fs, dev := image(t, "64M", "-t", "ext4", "-O", "inline_data", "-I", "256", "-b", "4096")
+	w := newWriter(t, fs, dev, "f", 1)
+	far, err := w.begin(iomap.OpWrite, 100_000, 500)
+	if err != nil || far.Type != iomap.TypeUnwritten {
+		t.Fatalf("a write far behind: %v, %v", far, err)
+	}
+	if m, err := w.begin(iomap.OpWrite, 10, 50); err != nil || m.Type != iomap.TypeUnwritten {
+		t.Errorf("a short write, then: %v, %v", m, err)
+	}
+	if _, err := w.s.Ioend(context.Background(), w.ino, iomap.Ioend{Flags: iomap.IoendWriteback | iomap.IoendUnwritten, Pos: far.Offset, Written: 4096}); err != nil {
+		t.Error(err)
+	}
+	if err := w.s.Released(w.ino); err != nil {
+		t.Fatal(err)
+	}
+	// Below, too.
+	in, err := fs.Create(context.Background(), ext4.Root, disk.RootIno, "g", disk.ModeReg|0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := fs.AllocPending(context.Background(), ext4.Root, in.Ino(), 20, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.WriteAt(context.Background(), ext4.Root, in.Ino(), []byte("inline"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.MapPending(context.Background(), in.Ino(), []ext4.Pending{p}, 20, 21, 0); !errors.Is(err, ext4.ErrInline) {
+		t.Errorf("a block for a file that is in its inode: %v, want ErrInline", err)
+	}
+	fs.DropPending([]ext4.Pending{p})
+}
+
 // meeting takes an upsert when another waits to be taken.
 type meeting struct{ here chan struct{} }
 
