@@ -83,10 +83,14 @@ func (k *Kernel) create(c Cred, op uint32, dir *inode, name string, flags int, m
 		return nil, err
 	}
 	f, err := k.opened(c, in, o, flags)
-	if err == nil {
-		err = in.initACLs(c, access, deflt)
+	if err != nil {
+		return nil, err
 	}
-	return f, err
+	if err := in.initACLs(c, access, deflt); err != nil {
+		f.Close() // the caller has not got it, and the file stays
+		return nil, err
+	}
+	return f, nil
 }
 
 func (k *Kernel) opened(c Cred, in *inode, o opened, flags int) (*File, error) {

@@ -20,7 +20,8 @@ type toy struct {
 	bs   int64
 	regs func(Device) (uint32, error)
 
-	cache bool // answer by upsert and RETRY_CACHE
+	cache bool   // answer by upsert and RETRY_CACHE
+	valid uint64 // seconds that names are good, missing ones too
 	fault fault
 
 	mu    sync.Mutex
@@ -28,6 +29,7 @@ type toy struct {
 	files map[uint64]*toyFile
 	names map[string]uint64
 	last  uint64
+	known map[uint64]int // guarded by mu: lookups that are not forgotten
 }
 
 // fault is one thing that a server does wrong.
@@ -81,6 +83,7 @@ type toyOptions struct {
 	Options
 	bs    int64
 	cache bool
+	valid uint64
 	fault fault
 }
 
@@ -88,13 +91,19 @@ type toyOptions struct {
 // be no breach, unless the test has a fault.
 func mount(t *testing.T, o toyOptions) *Kernel {
 	t.Helper()
+	k, _ := mountToy(t, o)
+	return k
+}
+
+func mountToy(t *testing.T, o toyOptions) (*Kernel, *toy) {
+	t.Helper()
 	k := New(o.Options)
 	disk := newDisk(64 << 20)
 	if o.bs == 0 {
 		o.bs = 4096
 	}
 	s := &toy{
-		dev: k.Dev(), disk: disk, bs: o.bs, cache: o.cache, fault: o.fault, next: 1 << 20,
+		dev: k.Dev(), disk: disk, bs: o.bs, cache: o.cache, valid: o.valid, fault: o.fault, known: map[uint64]int{}, next: 1 << 20,
 		files: map[uint64]*toyFile{}, names: map[string]uint64{}, last: rootID,
 		regs: func(d Device) (uint32, error) { return k.BackingOpen(d, true, true) },
 	}
@@ -116,7 +125,7 @@ func mount(t *testing.T, o toyOptions) *Kernel {
 	if err := k.Mount(); err != nil {
 		t.Fatal(err)
 	}
-	return k
+	return k, s
 }
 
 func (s *toy) serve() {
@@ -129,6 +138,9 @@ func (s *toy) serve() {
 		m := buf[:n]
 		op, unique, node := le.Uint32(m[4:]), le.Uint64(m[8:]), le.Uint64(m[16:])
 		if op == opForget {
+			s.mu.Lock()
+			s.known[node] -= int(le.Uint64(m[inHeaderSize:]))
+			s.mu.Unlock()
 			continue
 		}
 		out, err := s.handle(op, node, m[inHeaderSize:])
@@ -159,6 +171,9 @@ func (s *toy) handle(op uint32, node uint64, in []byte) ([]byte, error) {
 	switch op {
 	case opLookup:
 		id := s.names[str(in)]
+		if id == 0 && s.valid > 0 {
+			return msg().u64(0).u64(0).u64(s.valid).zeros(entrySize - 24).b, nil
+		}
 		if id == 0 {
 			return nil, syscall.ENOENT
 		}
@@ -220,7 +235,14 @@ func (s *toy) attr(id uint64) []byte {
 	return w.u64(uint64(f.size)).u64(0).zeros(36).u32(syscall.S_IFREG | 0o644).u32(f.nlink).zeros(16).u32(flags).b
 }
 
-func (s *toy) entry(id uint64) []byte { return msg().u64(id).zeros(32).raw(s.attr(id)).b }
+func (s *toy) entry(id uint64) []byte {
+	s.known[id]++
+	gen := uint64(1)
+	if s.fault == "another generation" {
+		gen = uint64(s.known[id])
+	}
+	return msg().u64(id).u64(gen).u64(s.valid).zeros(16).raw(s.attr(id)).b
+}
 
 func (s *toy) truncate(f *toyFile, size int64) {
 	for b := range f.blocks {
