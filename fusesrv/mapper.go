@@ -197,6 +197,14 @@ func (m *mapper) change(ino disk.Ino, off, n uint64, do func() error) error {
 	return m.maps.Change(background, ino, int64(off), int64(off+n), do)
 }
 
+// writeInline is what WRITE does to bytes [off, off+n).
+func (m *mapper) writeInline(ino disk.Ino, off, n uint64, do func() error) error {
+	if m == nil || off+n < off || off+n > math.MaxInt64 {
+		return do()
+	}
+	return m.maps.WriteInline(background, ino, int64(off), int64(off+n), do)
+}
+
 // copying is called before COPY_FILE_RANGE reads bytes [off, off+n) of ino.
 func (m *mapper) copying(ino disk.Ino, off, n uint64) error {
 	if m == nil || off+n < off || off+n > math.MaxInt64 {

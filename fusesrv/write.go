@@ -295,7 +295,11 @@ func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, 
 		c.KeepTimes = r.writeBack && !settling
 		return uint32(len(data)), r.status(r.writeBackAt(c, ino, data, int64(i.Offset)))
 	}
-	n, err := r.fs.WriteAt(background, r.maps.changer(c, ino), ino, data, int64(i.Offset))
+	var n int
+	err := r.maps.writeInline(ino, i.Offset, uint64(len(data)), func() (err error) {
+		n, err = r.fs.WriteAt(background, r.maps.changer(c, ino), ino, data, int64(i.Offset))
+		return err
+	})
 	if n == 0 {
 		return 0, r.status(err)
 	}

@@ -251,10 +251,9 @@ func (s *Server) inline(ctx context.Context, c ext4.Caller, in *ext4.Inode, req 
 	if err != nil || room == 0 {
 		return m, false, err
 	}
-	// Only what the kernel writes by FUSE_WRITE stays: neither pages that a process has mapped, nor direct I/O.
-	// A file that waits for the IOEND of a block has no place in the inode any more.
-	f := s.file(in.Ino())
-	if (f == nil || len(f.pending) == 0) && req.Op&^(iomap.OpNowait|iomap.OpDontCache) == iomap.OpWrite && req.Pos+req.Count <= uint64(room) {
+	// Only what the kernel writes by FUSE_WRITE stays: neither pages that a process has mapped, nor direct I/O. A file
+	// to which data is on its way already is to have blocks.
+	if s.file(in.Ino()) == nil && req.Op&^(iomap.OpNowait|iomap.OpDontCache) == iomap.OpWrite && req.Pos+req.Count <= uint64(room) {
 		return iomap.Mapping{Length: s.o.BlockSize, Addr: iomap.NullAddr, Type: iomap.TypeInline, Dev: iomap.DevNull}, true, nil
 	}
 	if !alone {
@@ -509,6 +508,11 @@ func (s *Server) Change(ctx context.Context, ino disk.Ino, pos, end int64, do fu
 	}
 	bs := s.o.BlockSize
 	first, last := uint64(pos)/bs, (uint64(end)+bs-1)/bs
+	if room, err := in.InlineRoom(); err != nil {
+		return err
+	} else if room > 0 {
+		first, last = 0, maxBlocks // lest do puts contents into the inode, which has blocks already
+	}
 	if in.Disk().Flags.Has(disk.FlagExtents) {
 		// With the rest of their clusters, which go with the last block that is mapped.
 		if err := s.commit(ctx, ino, f, s.cluster(first), s.cluster(last+1<<s.fs.Super().ClusterBits()-1)); err != nil {
@@ -524,6 +528,31 @@ func (s *Server) Change(ctx context.Context, ino disk.Ino, pos, end int64, do fu
 	s.drop(f, first, last)
 	s.keep(ino, f)
 	return do()
+}
+
+// WriteInline is what a WRITE of ino's bytes [pos, end) is made with, which the kernel sends when it was told that the
+// file keeps its data in the inode. If the file has been given blocks in the meantime, as a process has written to a
+// page of it, they become the file's first, and the kernel forgets what it knows of those that do writes to.
+func (s *Server) WriteInline(ctx context.Context, ino disk.Ino, pos, end int64, do func() error) error {
+	mu := s.stripe(ino)
+	mu.Lock()
+	defer mu.Unlock()
+	f := s.file(ino)
+	if f == nil {
+		return do()
+	}
+	in, err := s.fs.Inode(ino)
+	if err != nil {
+		return err
+	}
+	if !in.Disk().Flags.Has(disk.FlagExtents) {
+		return fmt.Errorf("inode %d: inline data for a file that has got blocks: %w", ino, unix.EIO)
+	}
+	if err := s.commit(ctx, ino, f, 0, maxBlocks); err != nil {
+		return err
+	}
+	bs := s.o.BlockSize
+	return errors.Join(do(), s.invalidate(ino, uint64(pos)/bs, (uint64(end)+bs-1)/bs))
 }
 
 // commit maps what is pending of blocks [first, last) as unwritten: for the kernel,

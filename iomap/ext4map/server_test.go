@@ -559,6 +559,86 @@ func TestUnwrittenCached(t *testing.T) {
 	}
 }
 
+// TestInlineAndPending: a file that has been given blocks gets no data in its inode, whoever asks for
+// what in between.
+func TestInlineAndPending(t *testing.T) {
+	ctx := context.Background()
+	blocks := iomap.IoendWriteback | iomap.IoendUnwritten | iomap.IoendAppend
+	tests := []struct {
+		name string
+		do   func(w *writer) error // writes "inline" at 10, by blocks or not
+		end  int64                 // of the file
+		far  int64                 // where 'x' is written to blocks
+	}{
+		{"a short write", func(w *writer) error {
+			m, err := w.begin(iomap.OpWrite, 10, 6)
+			if err != nil || m.Type != iomap.TypeUnwritten {
+				return fmt.Errorf("%v, %w", m, err)
+			}
+			if _, err := w.dev.WriteAt(append(make([]byte, 10), "inline"...), int64(m.Addr)); err != nil {
+				return err
+			}
+			_, err = w.s.Ioend(ctx, w.ino, iomap.Ioend{Flags: blocks, Written: 16})
+			return err
+		}, 110_000, 100_000},
+		{"a WRITE that is late", func(w *writer) error {
+			return w.s.WriteInline(ctx, w.ino, 10, 16, func() error {
+				_, err := w.fs.WriteAt(ctx, ext4.Root, w.ino, []byte("inline"), 10)
+				return err
+			})
+		}, 110_000, 100_000},
+		{"a copy", func(w *writer) error {
+			from, err := w.fs.Create(ctx, ext4.Root, disk.RootIno, "from", disk.ModeReg|0o644)
+			if err != nil {
+				return err
+			}
+			if _, err := w.fs.WriteAt(ctx, ext4.Root, from.Ino(), []byte("inline"), 0); err != nil {
+				return err
+			}
+			return w.s.Change(ctx, w.ino, 10, 16, func() error {
+				_, err := w.fs.CopyRange(ctx, ext4.Root, from.Ino(), 0, w.ino, 10, 6)
+				return err
+			})
+		}, 110_000, 100_000},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			fs, dev := image(t, "64M", "-t", "ext4", "-b", "4096", "-O", "inline_data", "-I", "256")
+			w := newWriter(t, fs, dev, "f", 1)
+			m, err := w.begin(iomap.OpWrite|iomap.OpDirect, tt.far, tt.end-tt.far)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.do(w); err != nil {
+				t.Fatal(err)
+			}
+			at := int64(m.Addr) + tt.far - int64(m.Offset)
+			head := tt.far - int64(m.Offset)
+			if _, err := dev.WriteAt(append(make([]byte, head), bytes.Repeat([]byte{'x'}, int(tt.end-tt.far))...), at-head); err != nil {
+				t.Fatal(err)
+			}
+			e := iomap.Ioend{Flags: blocks, Pos: uint64(tt.far), Written: uint64(tt.end - tt.far)}
+			if size, err := w.s.Ioend(ctx, w.ino, e); err != nil || size != tt.end {
+				t.Fatalf("IOEND: size %d, %v", size, err)
+			}
+			in, err := fs.Inode(w.ino)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := make([]byte, tt.end)
+			copy(want[10:], "inline")
+			copy(want[tt.far:], bytes.Repeat([]byte{'x'}, int(tt.end-tt.far)))
+			got := make([]byte, tt.end)
+			if n, err := in.ReadAt(got, 0); n != len(want) || !bytes.Equal(got, want) {
+				t.Errorf("read %d bytes, %v, others than were written", n, err)
+			}
+			if err := w.s.Released(w.ino); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 // TestRefused: what cannot be done right is not done.
 func TestRefused(t *testing.T) {
 	fs, dev := image(t, "16M", "-t", "ext4")
