@@ -250,6 +250,95 @@ func TestDamagedInodes(t *testing.T) {
 	}
 }
 
+// Who reads what is damaged in a file system that is written gets an error, which is put
+// on record, and nobody waits for ever.
+func TestReadDamaged(t *testing.T) {
+	ctx := context.Background()
+	base := crashImages()[13].make(t) // with inline data and EA inodes
+	noMap := func(in *Inode) { clear(in.disk.Block[:4]) }
+	noData := func(in *Inode) { in.disk.Flags |= disk.FlagInlineData }
+	link := func(damage func(in *Inode)) func(in *Inode) {
+		return func(in *Inode) {
+			in.disk.Mode, in.disk.Size = disk.ModeLink|0o777, 100
+			damage(in)
+		}
+	}
+	contents := func(in *Inode) error { _, err := in.ReadAt(make([]byte, 100), 0); return err }
+	hole := func(in *Inode) error { _, err := in.SeekHole(0); return err }
+	target := func(in *Inode) error { _, err := in.Readlink(); return err }
+	xattr := func(in *Inode) error { _, err := in.Getxattr("user.big"); return err }
+	for name, d := range map[string]struct {
+		damage func(in *Inode)
+		ofEA   bool // not the file is damaged, but the EA inode of its xattr
+		read   func(in *Inode) error
+	}{
+		"contents":        {noMap, false, contents},
+		"inline contents": {noData, false, contents},
+		"holes":           {noMap, false, hole},
+		"link":            {link(noMap), false, target},
+		"inline link":     {link(noData), false, target},
+		"large xattr":     {noMap, true, xattr},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs, err := Open(base.Clone(), Options{Write: true, Errors: ErrorsContinue, Now: crashClock})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f5 := fs.inoOf(t, "/f5")
+			if err := fs.Setxattr(ctx, Root, f5, "user.big", make([]byte, 9000), 0); err != nil {
+				t.Fatal(err)
+			}
+			err = fs.Update(ctx, func(h *Handle) error {
+				in, err := h.inode(f5)
+				if err != nil {
+					return err
+				}
+				if d.ofEA {
+					list, err := in.stored()
+					if err != nil {
+						return err
+					}
+					x := list[slices.IndexFunc(list, func(x storedXattr) bool { return x.ValueIno != 0 })]
+					if in, err = h.inode(x.ValueIno); err != nil {
+						return err
+					}
+				}
+				d.damage(in)
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, err := fs.Inode(f5)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- d.read(in) }()
+			select {
+			case err = <-done:
+			case <-time.After(time.Minute):
+				t.Fatal("still reading after a minute")
+			}
+			if !errors.Is(err, disk.ErrCorrupt) {
+				t.Errorf("read: %v, want a *disk.CorruptError", err)
+			}
+			fs.rw.mu.Lock()
+			noted := fs.rw.super.ErrorCount
+			fs.rw.mu.Unlock()
+			if noted == 0 {
+				t.Error("the superblock does not know of it")
+			}
+			if _, err := fs.Create(ctx, Root, disk.RootIno, "new", disk.ModeReg|0o600); err != nil {
+				t.Errorf("work goes on: %v", err)
+			}
+			if err := fs.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A journal that holds transactions, of which the superblock says nothing, is neither
 // replayed nor written over.
 func TestJournalNotMarked(t *testing.T) {

@@ -33,8 +33,23 @@ func (in *Inode) ReadAt(p []byte, off int64) (int, error) {
 	return now.readAt(p, off)
 }
 
-// readAt reads what the inode's map or inline data hold, up to its size.
+// readAt reads what the inode's map or inline data hold, up to its size. Who calls it
+// from within stable would wait for himself, and takes readOnce.
 func (in *Inode) readAt(p []byte, off int64) (int, error) {
+	return in.readRuns(p, off, func(p []byte, off int64) (n int, err error) {
+		err = in.stable(func(now *Inode) (err error) {
+			n, err = now.readRun(p, off)
+			return err
+		})
+		return n, err
+	})
+}
+
+// readOnce is readAt of the inode as it is.
+func (in *Inode) readOnce(p []byte, off int64) (int, error) { return in.readRuns(p, off, in.readRun) }
+
+// readRuns fills p from byte off on by calls of run, which fills p or the start of it.
+func (in *Inode) readRuns(p []byte, off int64, run func(p []byte, off int64) (int, error)) (int, error) {
 	size := in.Size()
 	if off < 0 {
 		return 0, fmt.Errorf("read inode %d at %d: %w", in.ino, off, unix.EINVAL)
@@ -50,11 +65,7 @@ func (in *Inode) readAt(p []byte, off int64) (int, error) {
 		p, eof = p[:size-off], io.EOF
 	}
 	for done := 0; done < len(p); {
-		n := 0
-		err := in.stable(func(now *Inode) (err error) {
-			n, err = now.readRun(p[done:], off+int64(done))
-			return err
-		})
+		n, err := run(p[done:], off+int64(done))
 		done += n
 		if err != nil {
 			return done, err
@@ -78,11 +89,11 @@ func (in *Inode) readRun(p []byte, off int64) (int, error) {
 		clear(p[n:])
 		return len(p), nil
 	}
-	m, err := in.mapAt(off)
+	bits := in.fs.sb.BlockBits()
+	m, err := in.mapOnce(disk.LBlock(off >> bits))
 	if err != nil {
 		return 0, err
 	}
-	bits := in.fs.sb.BlockBits()
 	p = p[:min(int64(len(p)), int64(m.End())<<bits-off)]
 	if m.State != MapWritten {
 		clear(p)
@@ -155,7 +166,7 @@ func (in *Inode) readlink() (string, error) {
 // and may not be in its place yet, or inline data.
 func (in *Inode) readTarget(target []byte) error {
 	if in.HasInlineData() {
-		if _, err := in.readAt(target, 0); err != io.EOF {
+		if _, err := in.readOnce(target, 0); err != io.EOF {
 			return err
 		}
 		return nil

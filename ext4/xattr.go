@@ -95,7 +95,7 @@ func (in *Inode) value(x *storedXattr) ([]byte, error) {
 		return nil, bad("i_size", fmt.Sprint(ea.Size()), fmt.Sprint(x.ValueSize))
 	}
 	b := make([]byte, x.ValueSize)
-	if n, err := ea.readAt(b, 0); n < len(b) {
+	if n, err := ea.readOnce(b, 0); n < len(b) {
 		return nil, fmt.Errorf("xattr %q of inode %d: %w", x.name(), in.ino, err)
 	}
 	// EA inodes of Lustre name their one owner and have no hash.
