@@ -110,6 +110,16 @@ func (fs *FS) Freeze(ctx context.Context) error {
 	return nil
 }
 
+// Frozen reports whether updates wait for [FS.Thaw].
+func (fs *FS) Frozen() bool {
+	if fs.rw == nil {
+		return false
+	}
+	fs.rw.mu.Lock()
+	defer fs.rw.mu.Unlock()
+	return fs.rw.frozen
+}
+
 // Thaw lets changes go on after [FS.Freeze] (ext4_unfreeze). It fails with a
 // wrapped EINVAL if the file system is not frozen.
 func (fs *FS) Thaw() error {

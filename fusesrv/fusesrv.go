@@ -26,8 +26,8 @@
 //
 // # Concurrency
 //
-// Many requests are answered at once, each by the goroutine that has read it (loop.go).
-// The methods share an ext4.FS, which is safe for that, and six things with a
+// Many requests are answered at once, each by the goroutine that has read it (readers.go).
+// The methods share an ext4.FS, which is safe for that, and seven things with a
 // lock each, none of which is held while another is taken, over I/O, or over
 // a call into the kernel:
 //
@@ -37,7 +37,8 @@
 //	nodes.mu        what the kernel knows; held over ext4's Open, which does no I/O but to read an inode
 //	reporter.mu     which complaints have been logged
 //	holder.mu       who waits for the server to let go
-//	loop.mu         how many requests are being answered
+//	loop.busyMu     how many requests are being answered
+//	readers.mu      which goroutines read requests
 //
 // Rules against deadlock with the kernel: no method opens, stats or reads
 // anything below its own mount point, and none

@@ -14,13 +14,17 @@ import (
 
 // Opcodes (include/uapi/linux/fuse.h).
 const (
-	opLookup  = 1
-	opGetattr = 3
-	opSetattr = 4
-	opUnlink  = 10
-	opWrite   = 16
-	opRelease = 18
-	opCreate  = 35
+	opLookup   = 1
+	opGetattr  = 3
+	opSetattr  = 4
+	opUnlink   = 10
+	opRmdir    = 11
+	opRename   = 12
+	opWrite    = 16
+	opRelease  = 18
+	opGetxattr = 22
+	opCreate   = 35
+	opRename2  = 45
 )
 
 // hackNode is the node id of a file that go-fuse makes up, for a process that uses its own
@@ -77,6 +81,42 @@ func (l *loop) hot(b *buffers, n int, op uint32) (size int, ok bool) {
 		o := overlay[fuse.CreateOut](out)
 		*o = fuse.CreateOut{}
 		status, size = l.fs.Create(nil, overlay[fuse.CreateIn](in), name, o), int(unsafe.Sizeof(*o))
+	case opRename, opRename2:
+		i := fuse.RenameIn{InHeader: *h}
+		head := inHeaderSize + 8 // struct fuse_rename_in
+		if op == opRename2 {
+			head += 8 // struct fuse_rename2_in
+		}
+		from, ok := nameAt(in, head)
+		if !ok {
+			return 0, false
+		}
+		to, ok := nameAt(in, head+len(from)+1)
+		if !ok {
+			return 0, false
+		}
+		i.Newdir = le.Uint64(in[inHeaderSize:])
+		if op == opRename2 {
+			i.Flags = le.Uint32(in[inHeaderSize+8:])
+		}
+		status = l.fs.Rename(nil, &i, from, to)
+	case opGetxattr:
+		const head = int(unsafe.Sizeof(fuse.GetXAttrIn{}))
+		name, ok := nameAt(in, head)
+		if !ok || le.Uint32(in[inHeaderSize:]) > maxRead {
+			return 0, false
+		}
+		room := le.Uint32(in[inHeaderSize:])
+		var n uint32
+		n, status = l.fs.GetXAttr(nil, h, name, out[:room])
+		size = int(n)
+		if room == 0 { // only the size is asked for
+			if status == fuse.ERANGE {
+				status = fuse.OK
+			}
+			*overlay[fuse.GetXAttrOut](out) = fuse.GetXAttrOut{Size: n}
+			size = int(unsafe.Sizeof(fuse.GetXAttrOut{}))
+		}
 	case opRead:
 		if !holds[fuse.ReadIn](in) {
 			return 0, false

@@ -70,9 +70,8 @@ func newRawFS(fs *ext4.FS, o *Options, logger *log.Logger) *rawFS {
 		sync:          o.flags.sync,
 		reporter:      reporter{log: logger, damaged: fs.Fail},
 	}
-	r.nodes = newNodes(fs, func(err error) { r.status(err) })
+	r.nodes = newNodes(fs, func(err error) { r.status(err) }, r.guard)
 	r.atimes = newAtimes(fs, o.flags, r.guard)
-	r.nodes.start(r.guard)
 	return r
 }
 

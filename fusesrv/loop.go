@@ -2,11 +2,9 @@ package fusesrv
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,8 +24,7 @@ import (
 //	                              └─ ProtocolServer ──> RawFileSystem
 //
 // The goroutine that has read a request answers it, and then reads the next.
-// One is always waiting to read, up to maxReaders of them, so that a request
-// that takes long keeps no other waiting.
+// readers.go has how many there are.
 type loop struct {
 	conn  conn // immutable; run closes it
 	fs    served
@@ -38,15 +35,16 @@ type loop struct {
 	debug bool
 	trace *tracer // immutable after newServer; nil for none
 
-	readers atomic.Int32 // goroutines
-	waiting atomic.Int32 // those of them that wait for a request
-	wg      sync.WaitGroup
-	free    chan *buffers
+	free chan *buffers
+	readers
 
-	mu        sync.Mutex
+	forgotten atomic.Uint64 // requests that forget and are done
+	removed   atomic.Int64  // when a name was taken away last, in nanoseconds
+
+	busyMu    sync.Mutex
 	quiet     sync.Cond // busy has fallen to the one request that waits for it
-	busy      int       // guarded by mu: requests that are being answered
-	destroyed bool      // guarded by mu: DESTROY was there; nothing else is answered any more
+	busy      int       // guarded by busyMu: requests that are being answered
+	destroyed bool      // guarded by busyMu: DESTROY was there; nothing else is answered any more
 }
 
 // served is a file system with the requests that RawFileSystem leaves out.
@@ -67,12 +65,6 @@ type served interface {
 }
 
 const (
-	// maxReaders bounds the memory of requests: a reader has a buffer of
-	// bufferSize each way. Of those that have nothing to do maxIdle stay: with
-	// more, a thread that has just slept is woken for each request.
-	maxReaders = maxInflight / (2 * bufferSize)
-	maxIdle    = 2
-
 	inHeaderSize  = 40 // struct fuse_in_header
 	outHeaderSize = 16 // struct fuse_out_header
 	writeInSize   = 40 // struct fuse_write_in
@@ -175,10 +167,10 @@ func newLoop(c conn, fs served, mapper iomapServer, o *fuse.MountOptions, learn 
 	l := &loop{conn: c, fs: fs, iomap: mapper, log: o.Logger, fault: o.PanicHandler, debug: o.Debug}
 	l.proto = fuse.NewProtocolServer(fs, o)
 	l.free = make(chan *buffers, maxFree)
-	l.quiet.L = &l.mu
+	l.quiet.L = &l.busyMu
 	b := l.newBuffers()
 	defer l.freeBuffers(b)
-	n, err := l.read(b.in)
+	n, err := l.request(b.in)
 	if err == nil {
 		err = l.init(b, n, learn)
 	}
@@ -232,15 +224,12 @@ func header(b []byte) fuse.InHeader {
 // run answers requests until the connection ends, then lets go of the file
 // system, if no DESTROY has asked for that, and closes the descriptor.
 func (l *loop) run() {
-	l.readers.Store(1)
-	l.wg.Add(1)
-	go l.reader()
-	l.wg.Wait()
+	l.serve()
 	l.conn.Close()
-	l.mu.Lock()
+	l.busyMu.Lock()
 	first := !l.destroyed
 	l.destroyed = true
-	l.mu.Unlock()
+	l.busyMu.Unlock()
 	if first {
 		l.fs.Destroy()
 	}
@@ -249,48 +238,8 @@ func (l *loop) run() {
 	}
 }
 
-func (l *loop) reader() {
-	defer l.wg.Done()
-	b := l.newBuffers()
-	defer l.freeBuffers(b)
-	if d, ok := l.conn.(device); ok && l.iomap != nil {
-		// For good: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		if err := setNofs(int(d)); err != nil {
-			l.log.Printf("keep the kernel from waiting for its own requests: %v", err)
-		}
-	}
-	for {
-		l.waiting.Add(1)
-		n, err := l.read(b.in)
-		waiting := l.waiting.Add(-1)
-		if err != nil {
-			if !errors.Is(err, unix.ENODEV) && !errors.Is(err, io.EOF) {
-				l.log.Printf("read a request: %v", err)
-			}
-			l.readers.Add(-1)
-			return
-		}
-		// What wants no answer is over soon, and costs the kernel nothing to ask.
-		op := le.Uint32(b.in[4:])
-		if waiting == 0 && op != opForget && op != opBatchForget {
-			if l.readers.Add(1) <= maxReaders {
-				l.wg.Add(1)
-				go l.reader()
-			} else {
-				l.readers.Add(-1)
-			}
-		}
-		l.answer(b, n)
-		if l.waiting.Load() >= maxIdle {
-			l.readers.Add(-1)
-			return
-		}
-	}
-}
-
-// read reads a request.
-func (l *loop) read(p []byte) (int, error) {
+// request reads a request.
+func (l *loop) request(p []byte) (int, error) {
 	for {
 		n, err := l.conn.Read(p)
 		switch {
@@ -308,7 +257,7 @@ func (l *loop) read(p []byte) (int, error) {
 // answer answers the request in the first n bytes of b.in.
 func (l *loop) answer(b *buffers, n int) {
 	op := le.Uint32(b.in[4:])
-	l.mu.Lock()
+	l.busyMu.Lock()
 	l.busy++
 	gone := l.destroyed
 	if op == opDestroy && !gone {
@@ -317,7 +266,7 @@ func (l *loop) answer(b *buffers, n int) {
 			l.quiet.Wait()
 		}
 	}
-	l.mu.Unlock()
+	l.busyMu.Unlock()
 	defer l.done()
 	var began time.Time
 	if l.trace != nil {
@@ -333,17 +282,60 @@ func (l *loop) answer(b *buffers, n int) {
 }
 
 func (l *loop) done() {
-	l.mu.Lock()
+	l.busyMu.Lock()
 	l.busy--
 	if l.busy == 1 {
 		l.quiet.Signal()
 	}
-	l.mu.Unlock()
+	l.busyMu.Unlock()
 }
 
 // dispatch puts the answer to a request into b.out, and returns its size, 0
 // for none.
 func (l *loop) dispatch(b *buffers, n int, op uint32, gone bool) (size int) {
+	since := l.forgotten.Load()
+	size = l.dispatchOnce(b, n, op, gone)
+	for size >= outHeaderSize && lacksRoom(b.out) && l.moreRoom(&since) {
+		size = l.dispatchOnce(b, n, op, gone)
+	}
+	switch op {
+	case opForget, opBatchForget:
+		l.forgotten.Add(1)
+	case opUnlink, opRmdir, opRename, opRename2:
+		l.removed.Store(time.Now().UnixNano())
+	}
+	return size
+}
+
+// forgetSoon is how long a file may take from its deletion until the kernel has forgotten it
+// and the server knows.
+const forgetSoon = 50 * time.Millisecond
+
+// lacksRoom reports whether an answer says that there is no room.
+func lacksRoom(out []byte) bool {
+	errno := unix.Errno(-int32(le.Uint32(out[4:])))
+	return errno == unix.ENOSPC || errno == unix.EDQUOT
+}
+
+// moreRoom reports whether something was forgotten that the kernel still knew when since was counted, and so
+// may have been deleted: it waits a little for that, if names were taken away just now. Who has deleted a file may
+// use its space at once, but the kernel waits for no answer when it forgets. What has failed for want of room has
+// changed nothing and can be done again.
+func (l *loop) moreRoom(since *uint64) bool {
+	for {
+		if n := l.forgotten.Load(); n != *since {
+			*since = n
+			return true
+		}
+		if time.Now().UnixNano()-l.removed.Load() > int64(forgetSoon) {
+			return false
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+}
+
+// dispatchOnce is dispatch, but for want of room.
+func (l *loop) dispatchOnce(b *buffers, n int, op uint32, gone bool) (size int) {
 	unique := le.Uint64(b.in[8:])
 	defer func() {
 		if v := recover(); v != nil {

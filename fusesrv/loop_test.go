@@ -22,6 +22,7 @@ type slowFS struct {
 	syncs     atomic.Int32
 	destroyed atomic.Int32
 	forgotten atomic.Int64
+	loop      *loop // that it is served by
 	t         testing.TB
 }
 
@@ -67,6 +68,7 @@ func newSlow(t *testing.T) (*kernel, *slowFS) {
 		},
 	}, func(*fuse.InitIn, storeFunc) {})
 	check(t, err)
+	fs.loop = l
 	k.run(func() {
 		l.run()
 		if n := fs.destroyed.Load(); n != 1 {

@@ -13,8 +13,9 @@ import (
 // that one whose last name is deleted goes away when the kernel forgets it, and not
 // before. Where nothing is written nothing is counted.
 type nodes struct {
-	fs     *ext4.FS    // immutable
-	failed func(error) // immutable: told what nobody waits for
+	fs     *ext4.FS     // immutable
+	failed func(error)  // immutable: told what nobody waits for
+	guard  func(func()) // immutable: what each release is made in
 
 	mu     sync.Mutex
 	counts map[disk.Ino]uint64 // guarded by mu: how often each was told to the kernel
@@ -24,21 +25,16 @@ type nodes struct {
 	done   chan struct{}       // closed when run has ended
 }
 
-func newNodes(fs *ext4.FS, failed func(error)) *nodes {
-	n := &nodes{fs: fs, failed: failed}
+// newNodes starts a goroutine, which close ends.
+func newNodes(fs *ext4.FS, failed func(error), guard func(func())) *nodes {
+	n := &nodes{fs: fs, failed: failed, guard: guard}
 	if fs.Writable() {
 		n.counts = make(map[disk.Ino]uint64)
 		n.more.L = &n.mu
 		n.done = make(chan struct{})
+		go n.run()
 	}
 	return n
-}
-
-// start starts to release. guard is what each call into the file system is made in.
-func (n *nodes) start(guard func(func())) {
-	if n.counts != nil {
-		go n.run(guard)
-	}
 }
 
 // told notes that the kernel is told of ino. It fails if the inode was deleted
@@ -58,22 +54,38 @@ func (n *nodes) told(ino disk.Ino) error {
 	return nil
 }
 
-// forget undoes told, times times. It waits for nothing: while the file system is frozen nothing
-// is deleted, and those who read requests must be there to hear that it is thawed.
+// forget undoes told, times times. The last may delete the inode, here and now: nobody waits for
+// the end of a request that forgets, and another goroutine would cost more than most files do. But while the file system
+// is frozen nothing is deleted, and those who read requests must be there to hear that it is thawed.
 func (n *nodes) forget(ino disk.Ino, times uint64) {
 	if n.counts == nil {
 		return
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	have, ok := n.counts[ino]
-	switch {
-	case ok && have <= times:
+	last := ok && have <= times
+	if last {
 		delete(n.counts, ino)
-		n.releaseLocked(ino)
-	case ok:
+	} else if ok {
 		n.counts[ino] = have - times
 	}
+	n.mu.Unlock()
+	switch {
+	case !last:
+	case n.fs.Frozen():
+		n.release(ino)
+	default:
+		n.undo(ino)
+	}
+}
+
+// undo undoes an Open of ino. A failure leaves the inode on the orphan record.
+func (n *nodes) undo(ino disk.Ino) {
+	n.guard(func() {
+		if err := n.fs.Release(context.Background(), ino); err != nil {
+			n.failed(fmt.Errorf("delete inode %d: %w", ino, err))
+		}
+	})
 }
 
 // release has run undo an Open of ino.
@@ -91,9 +103,8 @@ func (n *nodes) releaseLocked(ino disk.Ino) {
 	n.more.Signal()
 }
 
-// run releases what was forgotten, which may mean to delete it. The request
-// that forgets has no reply, and is not kept waiting.
-func (n *nodes) run(guard func(func())) {
+// run releases what nobody waits for.
+func (n *nodes) run() {
 	defer close(n.done)
 	for {
 		n.mu.Lock()
@@ -107,12 +118,7 @@ func (n *nodes) run(guard func(func())) {
 			return
 		}
 		for _, ino := range list {
-			// A failure leaves the inode on the orphan record.
-			guard(func() {
-				if err := n.fs.Release(context.Background(), ino); err != nil {
-					n.failed(fmt.Errorf("delete inode %d: %w", ino, err))
-				}
-			})
+			n.undo(ino)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,6 @@ const (
 	opOpen     = 14
 
 	opStatfs    = 17
-	opGetxattr  = 22
 	opListxattr = 23
 
 	opOpendir = 27
@@ -455,6 +455,25 @@ func TestWireXattrsOfTrusted(t *testing.T) {
 	}
 	if errno, _ := k.ask(opListxattr, file, encode(&fuse.GetXAttrIn{Size: 1})[40:]); errno != unix.ERANGE {
 		t.Errorf("list into 1 byte: %v, want ERANGE", errno)
+	}
+	name := root[strings.Index(root, "user."):]
+	name = name[:strings.IndexByte(name, 0)+1]
+	get := func(size uint32) (unix.Errno, []byte) {
+		return k.ask(opGetxattr, file, append(encode(&fuse.GetXAttrIn{Size: size})[40:], name...))
+	}
+	errno, value := get(4096)
+	if errno != 0 || len(value) < 2 {
+		t.Fatalf("%q: %v, % x", name, errno, value)
+	}
+	n := uint32(len(value))
+	if errno, same := get(n); errno != 0 || !bytes.Equal(same, value) {
+		t.Errorf("%q into %d bytes: %v, % x, want % x", name, n, errno, same, value)
+	}
+	if errno, _ := get(n - 1); errno != unix.ERANGE {
+		t.Errorf("%q into %d bytes: %v, want ERANGE", name, n-1, errno)
+	}
+	if errno, body := get(0); errno != 0 || len(body) != 8 || binary.NativeEndian.Uint32(body) != n {
+		t.Errorf("size of %q: %v, % x, want %d", name, errno, body, n)
 	}
 	if errno, _ := k.ask(opGetxattr, k.lookup(1, "README.txt").NodeId, append(encode(&fuse.GetXAttrIn{Size: 100})[40:], "user.none\x00"...)); errno != unix.ENODATA {
 		t.Errorf("missing xattr: %v, want ENODATA", errno)
