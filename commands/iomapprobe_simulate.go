@@ -76,9 +76,9 @@ func simulate(ctx context.Context, im *image, path string, ino disk.Ino, op ioma
 	}})
 	mounted := make(chan error, 1)
 	go func() { mounted <- k.Mount() }()
-	register := func() (uint32, uint64, error) {
+	register := func() (fusesrv.Backing, error) {
 		id, err := k.BackingOpen(dev, true, true)
-		return id, 0, err
+		return fusesrv.Backing{ID: id, AtomicMin: 512, AtomicMax: 64 << 10}, err // as the best devices do
 	}
 	s, err := fusesrv.Connect(fs, simConn{k.Dev()}, fusesrv.Options{Log: log.New(&bytes.Buffer{}, "", 0)}, register)
 	if err != nil {

@@ -197,9 +197,9 @@ func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
 		return nil, err
 	}
 	o.flags = flags
-	var register func() (uint32, uint64, error)
+	var register func() (Backing, error)
 	if o.Iomap {
-		register = func() (uint32, uint64, error) { return registerLoop(fd, &o, !fs.Writable()) }
+		register = func() (Backing, error) { return registerLoop(fd, &o, !fs.Writable()) }
 	}
 	s, err := newServer(fs, device(fd), &o, register)
 	if err != nil {
@@ -226,9 +226,8 @@ func (o *Options) logger() *log.Logger {
 }
 
 // Connect serves fs by mappings to whoever is at the other end of c, as Mount does to a
-// kernel with fuse-iomap: one message each read and write. register makes the device known there, and
-// returns its backing id and the byte at which the file system begins. The other end must have sent INIT.
-func Connect(fs *ext4.FS, c io.ReadWriteCloser, o Options, register func() (dev uint32, base uint64, err error)) (*Server, error) {
+// kernel with fuse-iomap: one message each read and write. register makes the device known there. The other end must have sent INIT.
+func Connect(fs *ext4.FS, c io.ReadWriteCloser, o Options, register func() (Backing, error)) (*Server, error) {
 	if o.Subtype == "" {
 		o.Subtype = Subtype
 	}
@@ -237,7 +236,7 @@ func Connect(fs *ext4.FS, c io.ReadWriteCloser, o Options, register func() (dev 
 
 // newServer answers the INIT request that waits in c, and takes over c. If register, which
 // makes the device known to the kernel, is not nil, contents go by mappings.
-func newServer(fs *ext4.FS, c conn, o *Options, register func() (dev uint32, base uint64, err error)) (*Server, error) {
+func newServer(fs *ext4.FS, c conn, o *Options, register func() (Backing, error)) (*Server, error) {
 	logger := o.logger()
 	raw := newRawFS(fs, o, logger)
 	var maps iomapServer

@@ -191,6 +191,7 @@ func (r *rawFS) Statx(_ <-chan struct{}, i *fuse.StatxIn, out *fuse.StatxOut) fu
 		return r.status(err)
 	}
 	fillStatx(&st, &out.Statx)
+	r.maps.statx(in, &out.Statx)
 	out.SetTimeout(valid)
 	return fuse.OK
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"sync"
+	"unsafe"
 
 	"e4go/ext4"
 	"e4go/ext4/disk"
@@ -27,26 +28,48 @@ import (
 type mapper struct {
 	fs       *ext4.FS
 	raw      *rawFS
-	register func() (dev uint32, base uint64, err error) // makes the device known to the kernel
+	register func() (Backing, error) // makes the device known to the kernel
 	loop     *loop
 	maps     *ext4map.Server // immutable after Config
+	backing  Backing         // immutable after Config
 	noCache  bool            // immutable: without the mapping cache, files are only read by mappings
 
 	mu    sync.Mutex
 	opens map[disk.Ino]int // guarded by mu
 }
 
+// A Backing is the device by which a kernel reads and writes contents.
+type Backing struct {
+	ID   uint32 // as BACKING_OPEN has returned it
+	Base uint64 // the byte at which the file system begins
+
+	// What direct I/O is aligned to, bytes: the caller's memory, and the place in the file. 0 is
+	// unknown.
+	MemAlign, OffsetAlign uint32
+
+	// How much the device writes so that a power cut leaves all of it or nothing, bytes: the
+	// least and the most. 0 is nothing.
+	AtomicMin, AtomicMax uint32
+}
+
+// atomic reports whether a block of the file system can be written without being torn. One block is all
+// that the kernel asks for.
+func (b *Backing) atomic(blockSize uint32) bool {
+	return b.AtomicMax >= blockSize && b.AtomicMin <= blockSize && b.Base%uint64(blockSize) == 0
+}
+
 // Config names the file system, and the device, to the kernel.
 func (m *mapper) Config(o iomapOffer) (iomapConfig, fuse.Status) {
-	dev, base, err := m.register()
+	b, err := m.register()
 	if err != nil {
 		return iomapConfig{}, m.raw.status(err)
 	}
+	m.backing = b
 	var cache ext4map.Cache = m
 	if m.noCache {
 		cache = nil
 	}
-	m.maps = ext4map.NewServer(m.fs, dev, base, cache)
+	m.maps = ext4map.NewServer(m.fs, b.ID, b.Base, cache)
 	sb := m.fs.Super()
 	c := iomapConfig{
 		Fields: configSID | configUUID | configBlockSize | configMaxLinks | configTime | configMaxBytes,
@@ -78,6 +101,9 @@ func (m *mapper) attrFlags(in *ext4.Inode) uint32 {
 	f := in.Disk().Flags
 	if in.Type() == disk.ModeReg && !f.Has(disk.FlagEncrypt) && (!m.noCache || !m.fs.Writable()) {
 		flags |= attrIomap
+		if m.backing.atomic(uint32(m.fs.Super().BlockSize())) {
+			flags |= attrAtomic
+		}
 	}
 	for _, x := range []struct {
 		has disk.FileFlags
@@ -104,6 +130,25 @@ func (m *mapper) keepsTimes(ino disk.Ino) bool {
 func (m *mapper) changer(c ext4.Caller, ino disk.Ino) ext4.Caller {
 	c.KeepTimes = c.KeepTimes || m.keepsTimes(ino)
 	return c
+}
+
+// statx adds to an answer to STATX what only the server knows of direct I/O, for a file
+// whose contents go by mappings.
+func (m *mapper) statx(in *ext4.Inode, out *fuse.Statx) {
+	flags := m.attrFlags(in)
+	if flags&attrIomap == 0 {
+		return
+	}
+	more := (*statxMore)(unsafe.Add(unsafe.Pointer(out), statxMoreAt))
+	if b := m.backing; b.MemAlign != 0 && b.OffsetAlign != 0 {
+		out.Mask |= unix.STATX_DIOALIGN | unix.STATX_DIO_READ_ALIGN
+		more.dioMemAlign, more.dioOffsetAlign, more.dioReadOffsetAlign = b.MemAlign, b.OffsetAlign, b.OffsetAlign
+	}
+	if flags&attrAtomic != 0 {
+		out.Mask |= unix.STATX_WRITE_ATOMIC
+		bs := uint32(m.fs.Super().BlockSize())
+		more.atomicMin, more.atomicMax, more.atomicSegments = bs, bs, 1
+	}
 }
 
 func (m *mapper) Begin(h *fuse.InHeader, _ uint64, r iomap.Request) (iomap.Reply, fuse.Status) {

@@ -124,9 +124,9 @@ func mountMappedWith(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, dat
 	k := simkernel.New(o)
 	mounted := make(chan error, 1)
 	go func() { mounted <- k.Mount() }()
-	register := func() (uint32, uint64, error) {
+	register := func() (Backing, error) {
 		id, err := k.BackingOpen(data, true, true)
-		return id, 0, err
+		return Backing{ID: id, MemAlign: 4, OffsetAlign: 512, AtomicMin: 512, AtomicMax: 16 << 10}, err
 	}
 	so.Subtype = Subtype
 	s, err := newServer(fs, simConn{k.Dev()}, so, register)
@@ -242,6 +242,15 @@ func (p *program) act(i int, x *programFile) (what string, err error) {
 		}
 		return fmt.Sprintf("write %d+%d", off, n), err
 	case 3:
+		if bs := p.fs.Super().BlockSize(); bs <= 16<<10 && p.rng.IntN(3) == 0 {
+			off = off / bs * bs
+			b := fill(bs)
+			if _, err = x.d.WriteAtomic(b, int64(off)); err == nil {
+				x.grow(off + bs)
+				copy(x.data[off:], b)
+			}
+			return fmt.Sprintf("atomic write %d+%d", off, bs), err
+		}
 		off, n = off/512*512, (n+511)/512*512
 		b := fill(n)
 		if err = writeAll(x.d, b, int64(off)); err == nil {
@@ -723,6 +732,78 @@ func TestMappedPreallocated(t *testing.T) {
 	}
 }
 
+// TestMappedAtomic: a block is written without being torn where the device does that for blocks
+// of this size; statx tells, and what direct I/O is aligned to.
+func TestMappedAtomic(t *testing.T) {
+	for _, kind := range mappedKinds {
+		for _, version := range []iomap.Version{iomap.V7, iomap.V8} {
+			dev := mkfsMem(t, kind.size<<20, kind.args)
+			m := mountMapped(t, dev, simkernel.Options{Version: version})
+			bs := int64(m.fs.Super().BlockSize())
+			can := bs <= 16<<10 // as mountThrough says of the device
+			f, err := m.k.Open(nobody, "/f", syscall.O_RDWR|syscall.O_CREAT, 0o644)
+			check(t, err)
+			s, err := f.Statx()
+			check(t, err)
+			want := simkernel.Statx{Mask: simkernel.StatxBasic | simkernel.StatxDIOAlign, MemAlign: 4, OffsetAlign: 512, ReadOffsetAlign: 512}
+			if can {
+				want.Mask |= simkernel.StatxWriteAtomic
+				want.AtomicMin, want.AtomicMax, want.AtomicSegments = uint32(bs), uint32(bs), 1
+			}
+			got := s
+			got.Mask, got.Attributes, got.Btime = s.Mask&^simkernel.StatxBtime, 0, simkernel.Time{}
+			if got != want {
+				t.Errorf("%s: statx tells %+v, want %+v", kind.name, got, want)
+			}
+			// Into a hole, over what is written, over what is in the inode, and into unwritten blocks.
+			_, err = f.WriteAt([]byte("short"), 0)
+			check(t, err)
+			if kind.name != "indirect" {
+				check(t, f.Fallocate(simkernel.FallocKeepSize, 8*bs, 4*bs))
+			}
+			block := bytes.Repeat([]byte{7}, int(bs))
+			for _, off := range []int64{0, 0, 3 * bs, 9 * bs} {
+				n, err := f.WriteAtomic(block, off)
+				if can != (err == nil) || can && n != len(block) || !can && !errors.Is(err, unix.EOPNOTSUPP) {
+					t.Errorf("%s, %s: atomic write at %d: %d, %v", kind.name, version, off, n, err)
+				}
+				if !can {
+					continue
+				}
+				p := make([]byte, bs)
+				if _, err := f.ReadAt(p, off); err != nil || !bytes.Equal(p, block) {
+					t.Errorf("%s, %s: an atomic write at %d is not there: %v", kind.name, version, off, err)
+				}
+			}
+			check(t, f.Close())
+			m.unmount()
+			e2fsckMem(t, dev, false)
+		}
+	}
+}
+
+// TestBackingLimits: the limits of a device are those that its driver tells.
+func TestBackingLimits(t *testing.T) {
+	fixtures.Need(t, "root", "loop")
+	path := filepath.Join(t.TempDir(), "image")
+	check(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
+	loop, err := blockdev.AttachLoop(path, 0, false)
+	check(t, err)
+	defer loop.Close()
+	sector, err := unix.IoctlGetInt(int(loop.Fd()), unix.BLKSSZGET)
+	check(t, err)
+	b := backingLimits(int(loop.Fd()))
+	if b.MemAlign == 0 || b.OffsetAlign != uint32(sector) {
+		t.Errorf("direct I/O is aligned to %d in memory, %d in the file, want something and %d", b.MemAlign, b.OffsetAlign, sector)
+	}
+	if b.AtomicMax != 0 {
+		t.Errorf("%d bytes are written without being torn, by a kernel without fuse-iomap", b.AtomicMax)
+	}
+	if b := backingLimits(-1); b != (Backing{}) {
+		t.Errorf("what is no device has limits: %+v", b)
+	}
+}
+
 // TestTrace: each message has its line, of which a program can make sense.
 func TestTrace(t *testing.T) {
 	dev := mkfsMem(t, 32<<20, "-t ext4")
@@ -733,7 +814,7 @@ func TestTrace(t *testing.T) {
 	go func() { mounted <- k.Mount() }()
 	var trace bytes.Buffer
 	s, err := newServer(fs, simConn{k.Dev()}, &Options{Subtype: Subtype, Log: log.New(os.Stderr, "", 0), Trace: &trace},
-		func() (uint32, uint64, error) { id, err := k.BackingOpen(dev, true, true); return id, 0, err })
+		func() (Backing, error) { id, err := k.BackingOpen(dev, true, true); return Backing{ID: id}, err })
 	check(t, err)
 	var wg sync.WaitGroup
 	wg.Go(s.Serve)

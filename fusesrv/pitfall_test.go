@@ -126,12 +126,12 @@ func pitfallHandshake(t *testing.T) {
 	mounted := make(chan error, 1)
 	go func() { mounted <- k.Mount() }()
 	during := "before CONFIG"
-	s, err := newServer(fs, simConn{k.Dev()}, &Options{Log: log.New(os.Stderr, "", 0)}, func() (uint32, uint64, error) {
+	s, err := newServer(fs, simConn{k.Dev()}, &Options{Log: log.New(os.Stderr, "", 0)}, func() (Backing, error) {
 		if k.Counts()["CONFIG"] == 1 && len(events) == 1 { // asked, and not answered
 			during = "during CONFIG"
 		}
 		id, err := k.BackingOpen(dev, true, true)
-		return id, 0, err
+		return Backing{ID: id}, err
 	})
 	check(t, err)
 	var wg sync.WaitGroup
@@ -435,9 +435,9 @@ func pitfallContents(t *testing.T) {
 	k := simkernel.New(simkernel.Options{})
 	mounted := make(chan error, 1)
 	go func() { mounted <- k.Mount() }()
-	s, err := newServer(fs, simConn{k.Dev()}, &Options{Log: log.New(os.Stderr, "", 0)}, func() (uint32, uint64, error) {
+	s, err := newServer(fs, simConn{k.Dev()}, &Options{Log: log.New(os.Stderr, "", 0)}, func() (Backing, error) {
 		id, err := k.BackingOpen(dev, true, true)
-		return id, 0, err
+		return Backing{ID: id}, err
 	})
 	check(t, err)
 	var wg sync.WaitGroup
@@ -569,9 +569,9 @@ func pitfallDestroy(t *testing.T) {
 	go func() { mounted <- k.Mount() }()
 	released := false
 	o := &Options{Log: log.New(os.Stderr, "", 0), Release: func() error { released = true; return fs.Close() }}
-	s, err := newServer(fs, simConn{k.Dev()}, o, func() (uint32, uint64, error) {
+	s, err := newServer(fs, simConn{k.Dev()}, o, func() (Backing, error) {
 		id, err := k.BackingOpen(dev, true, true)
-		return id, 0, err
+		return Backing{ID: id}, err
 	})
 	check(t, err)
 	go s.Serve()
@@ -633,9 +633,9 @@ func pitfallNofs(t *testing.T) {
 	mounted := make(chan error, 1)
 	go func() { mounted <- k.Mount() }()
 	var said syncBuffer
-	s, err := newServer(fs, device(pair[1]), &Options{Log: log.New(&said, "", 0)}, func() (uint32, uint64, error) {
+	s, err := newServer(fs, device(pair[1]), &Options{Log: log.New(&said, "", 0)}, func() (Backing, error) {
 		id, err := k.BackingOpen(dev, true, true)
-		return id, 0, err
+		return Backing{ID: id}, err
 	})
 	check(t, err)
 	var wg sync.WaitGroup

@@ -2,6 +2,7 @@ package fusesrv
 
 import (
 	"fmt"
+	"unsafe"
 
 	"e4go/iomap"
 
@@ -43,6 +44,25 @@ const (
 	attrImmutable = 1 << 6
 	attrAppend    = 1 << 7
 )
+
+// statxMore is what a kernel with fuse-iomap reads in the place of the spare end of fuse.Statx,
+// from byte statxMoreAt on: the fields of struct statx ("fuse: allow more statx fields", February 2026).
+// Others do not look at it.
+type statxMore struct {
+	mntID                                uint64
+	dioMemAlign, dioOffsetAlign          uint32
+	subvol                               uint64
+	atomicMin, atomicMax, atomicSegments uint32
+	dioReadOffsetAlign                   uint32
+	atomicMaxOpt                         uint32
+	_                                    uint32
+	_                                    [8]uint64
+}
+
+const statxMoreAt = 0x90
+
+// It ends where fuse.Statx does, or this does not compile.
+var _ = [1]struct{}{}[unsafe.Sizeof(fuse.Statx{})-statxMoreAt-unsafe.Sizeof(statxMore{})]
 
 func putMapping(b []byte, m iomap.Mapping) {
 	p := (*[mappingSize]byte)(b)

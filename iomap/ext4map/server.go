@@ -214,6 +214,9 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 		// See Begin: nobody could tell a writer that his mapping is outdated.
 		return iomap.Mapping{}, fmt.Errorf("inode %d: writing through iomap needs the kernel's mapping cache: %w", in.Ino(), unix.EOPNOTSUPP)
 	}
+	if bs := s.o.BlockSize; req.Op&iomap.OpAtomic != 0 && (req.Pos%bs != 0 || req.Count != bs) {
+		return iomap.Mapping{}, fmt.Errorf("inode %d: an atomic write of %d bytes at %d, want one block of %d: %w", in.Ino(), req.Count, req.Pos, bs, unix.EINVAL)
+	}
 	if m, ok, err := s.inline(ctx, c, in, req, alone); ok || err != nil {
 		return m, err
 	}
@@ -239,7 +242,7 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 		}
 	}
 	if req.Op&iomap.OpAtomic != 0 {
-		m.Flags |= iomap.FlagAtomicBio
+		m.Flags |= iomap.FlagAtomicBio // mappings are of whole blocks, so that it holds all of this one
 	}
 	return m, nil
 }

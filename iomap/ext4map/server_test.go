@@ -653,13 +653,16 @@ func TestRefused(t *testing.T) {
 		{"only what is written", iomap.OpWrite | iomap.OpOverwriteOnly, 0, 4096, unix.EAGAIN},
 		{"an unknown bit", iomap.OpWrite | 1<<20, 0, 4096, unix.EOPNOTSUPP},
 		{"behind the largest file", iomap.OpWrite, 1 << 62, 4096, unix.EFBIG},
+		{"half a block, atomically", iomap.OpWrite | iomap.OpDirect | iomap.OpAtomic, 4096, 512, unix.EINVAL},
+		{"two blocks, atomically", iomap.OpWrite | iomap.OpDirect | iomap.OpAtomic, 4096, 2048, unix.EINVAL},
+		{"parts of two blocks, atomically", iomap.OpWrite | iomap.OpDirect | iomap.OpAtomic, 1536, 1024, unix.EINVAL},
 	}
 	for _, tt := range tests {
 		if m, err := w.begin(tt.op, tt.pos, tt.count); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, %v, want %v", tt.name, m, err, tt.want)
 		}
 	}
-	if m, err := w.begin(iomap.OpWrite|iomap.OpDirect|iomap.OpAtomic, 4096, 4096); err != nil || m.Flags&iomap.FlagAtomicBio == 0 {
+	if m, err := w.begin(iomap.OpWrite|iomap.OpDirect|iomap.OpAtomic, 4096, 1024); err != nil || m.Flags&iomap.FlagAtomicBio == 0 {
 		t.Errorf("atomic: %v, %v", m, err)
 	}
 	// Space ends with an error at the write, not later.

@@ -135,7 +135,7 @@ var replyLength = map[uint32]int{
 	opCopyFileRange: 8, opCreate: entrySize + openSize, opTmpfile: entrySize + openSize, opLookup: entrySize,
 	opMknod: entrySize, opMkdir: entrySize, opSymlink: entrySize, opLink: entrySize,
 	opBegin: 2 * mappingSize, opIoend: 8, opEnd: 0, opFsync: 0, opFlush: 0, opRelease: 0, opFallocate: 0,
-	opUnlink: 0, opRmdir: 0, opRename2: 0, opSyncfs: 0, opDestroy: 0, opFreeze: 0, opUnfreeze: 0,
+	opUnlink: 0, opRmdir: 0, opRename2: 0, opSyncfs: 0, opDestroy: 0, opFreeze: 0, opUnfreeze: 0, opStatx: 288,
 }
 
 func (k *Kernel) checkLength(c *call) error {

@@ -51,6 +51,7 @@ const (
 	opCopyFileRange = 47
 	opSyncfs        = 50
 	opTmpfile       = 51
+	opStatx         = 52
 	opBegin         = uint32(iomap.OpcodeBegin)
 	opEnd           = uint32(iomap.OpcodeEnd)
 	opIoend         = uint32(iomap.OpcodeIoend)
@@ -67,7 +68,7 @@ var opNames = map[uint32]string{
 	opSetxattr: "SETXATTR", opGetxattr: "GETXATTR", opListxattr: "LISTXATTR", opRemovexattr: "REMOVEXATTR",
 	opFlush: "FLUSH", opInit: "INIT", opOpendir: "OPENDIR", opReleasedir: "RELEASEDIR", opFsyncdir: "FSYNCDIR",
 	opCreate: "CREATE", opDestroy: "DESTROY", opFallocate: "FALLOCATE", opReaddirplus: "READDIRPLUS",
-	opRename2: "RENAME2", opCopyFileRange: "COPY_FILE_RANGE", opSyncfs: "SYNCFS", opTmpfile: "TMPFILE",
+	opRename2: "RENAME2", opCopyFileRange: "COPY_FILE_RANGE", opSyncfs: "SYNCFS", opTmpfile: "TMPFILE", opStatx: "STATX",
 	opBegin: "BEGIN", opEnd: "END", opIoend: "IOEND", opConfig: "CONFIG", opFreeze: "FREEZE_FS", opUnfreeze: "UNFREEZE_FS",
 }
 
