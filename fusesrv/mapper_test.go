@@ -122,19 +122,25 @@ func mountMappedWith(t *testing.T, dev *blockdev.Mem, outer blockdev.Device, dat
 	fs, err := ext4.Open(outer, eo)
 	check(t, err)
 	k := simkernel.New(o)
+	so.Subtype = Subtype
+	s, wait := connectKernelTo(t, k, simConn{k.Dev()}, fs, data, so)
+	return &mapped{t: t, k: k, s: s, fs: fs, dev: dev, stop: wait}
+}
+
+// connectKernelTo has k mount fs, by a server at c, and write contents to data. wait waits for the server's end.
+func connectKernelTo(t *testing.T, k *simkernel.Kernel, c conn, fs *ext4.FS, data simkernel.Device, o *Options) (s *Server, wait func()) {
+	t.Helper()
 	mounted := make(chan error, 1)
 	go func() { mounted <- k.Mount() }()
-	register := func() (Backing, error) {
+	s, err := newServer(fs, c, o, func() (Backing, error) {
 		id, err := k.BackingOpen(data, true, true)
 		return Backing{ID: id, MemAlign: 4, OffsetAlign: 512, AtomicMin: 512, AtomicMax: 16 << 10}, err
-	}
-	so.Subtype = Subtype
-	s, err := newServer(fs, simConn{k.Dev()}, so, register)
+	})
 	check(t, err)
 	var wg sync.WaitGroup
 	wg.Go(s.Serve)
 	check(t, <-mounted)
-	return &mapped{t: t, k: k, s: s, fs: fs, dev: dev, stop: wg.Wait}
+	return s, wg.Wait
 }
 
 // unmount ends it, and says what the kernel has to complain of.

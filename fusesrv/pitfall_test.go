@@ -433,16 +433,7 @@ func pitfallContents(t *testing.T) {
 	fs, err := ext4.Open(server, ext4.Options{Write: true})
 	check(t, err)
 	k := simkernel.New(simkernel.Options{})
-	mounted := make(chan error, 1)
-	go func() { mounted <- k.Mount() }()
-	s, err := newServer(fs, simConn{k.Dev()}, &Options{Log: log.New(os.Stderr, "", 0)}, func() (Backing, error) {
-		id, err := k.BackingOpen(dev, true, true)
-		return Backing{ID: id}, err
-	})
-	check(t, err)
-	var wg sync.WaitGroup
-	wg.Go(s.Serve)
-	check(t, <-mounted)
+	_, wait := connectKernelTo(t, k, simConn{k.Dev()}, fs, dev, &Options{Log: log.New(os.Stderr, "", 0)})
 	f, err := k.Open(nobody, "/f", syscall.O_RDWR|syscall.O_CREAT, 0o644)
 	check(t, err)
 	check(t, writeAll(f, bytes.Repeat([]byte{1}, 100_000), 0))
@@ -455,7 +446,7 @@ func pitfallContents(t *testing.T) {
 	check(t, f.Fallocate(simkernel.FallocZeroRange, 50_001, 10_000))
 	check(t, writeAll(f, []byte("x"), 120_000))
 	check(t, errors.Join(f.Close(), k.Unmount()))
-	wg.Wait()
+	wait()
 	check(t, fs.Close())
 	if len(extents) == 0 || len(server.writes) == 0 {
 		t.Fatalf("extents %v, %d writes", extents, len(server.writes))
@@ -565,17 +556,9 @@ func pitfallDestroy(t *testing.T) {
 	fs, err := ext4.Open(dev, ext4.Options{Write: true})
 	check(t, err)
 	k := simkernel.New(simkernel.Options{})
-	mounted := make(chan error, 1)
-	go func() { mounted <- k.Mount() }()
 	released := false
 	o := &Options{Log: log.New(os.Stderr, "", 0), Release: func() error { released = true; return fs.Close() }}
-	s, err := newServer(fs, simConn{k.Dev()}, o, func() (Backing, error) {
-		id, err := k.BackingOpen(dev, true, true)
-		return Backing{ID: id}, err
-	})
-	check(t, err)
-	go s.Serve()
-	check(t, <-mounted)
+	_, wait := connectKernelTo(t, k, simConn{k.Dev()}, fs, dev, o)
 	f, err := k.Open(nobody, "/f", syscall.O_RDWR|syscall.O_CREAT, 0o644)
 	check(t, err)
 	check(t, writeAll(f, bytes.Repeat([]byte{7}, 50_000), 0))
@@ -593,7 +576,7 @@ func pitfallDestroy(t *testing.T) {
 		check(t, again.Close())
 		e2fsckMem(t, after, false)
 	}
-	s.Wait()
+	wait()
 	TestLoopDestroy(t) // the RELEASEs before it
 }
 
@@ -630,20 +613,11 @@ func pitfallNofs(t *testing.T) {
 			k.Dev().Write(p[:n])
 		}
 	})
-	mounted := make(chan error, 1)
-	go func() { mounted <- k.Mount() }()
 	var said syncBuffer
-	s, err := newServer(fs, device(pair[1]), &Options{Log: log.New(&said, "", 0)}, func() (Backing, error) {
-		id, err := k.BackingOpen(dev, true, true)
-		return Backing{ID: id}, err
-	})
-	check(t, err)
-	var wg sync.WaitGroup
-	wg.Go(s.Serve)
-	check(t, <-mounted)
+	_, wait := connectKernelTo(t, k, device(pair[1]), fs, dev, &Options{Log: log.New(&said, "", 0)})
 	check(t, k.Mkdir(nobody, "/d", 0o700))
 	check(t, k.Unmount())
-	wg.Wait()
+	wait()
 	pumps.Wait()
 	unix.Close(pair[0])
 	check(t, fs.Close())
