@@ -173,7 +173,7 @@ func acceptIomap(in *fuse.InitIn, answer []byte) bool {
 // returns its size. What is not of the known size is refused, since the kernel
 // would do I/O by what was misunderstood.
 func (l *loop) answerIomap(b *buffers, op iomap.Opcode, body []byte) (size int) {
-	h := header(b.in)
+	h := (*fuse.InHeader)(unsafe.Pointer(&b.in[0]))
 	out := b.out[outHeaderSize:]
 	status := fuse.OK
 	var err error
@@ -192,20 +192,20 @@ func (l *loop) answerIomap(b *buffers, op iomap.Opcode, body []byte) (size int) 
 		var r iomap.Request
 		var answer iomap.Reply
 		if ino, r, err = decodeBegin(body); err == nil {
-			answer, status = l.iomap.Begin(&h, ino, r)
+			answer, status = l.iomap.Begin(h, ino, r)
 			putReply(out, answer)
 			size = replySize
 		}
 	case iomap.OpcodeEnd:
 		var e iomap.End
 		if e, err = decodeEnd(body); err == nil {
-			status = l.iomap.End(&h, &e)
+			status = l.iomap.End(h, &e)
 		}
 	case iomap.OpcodeIoend:
 		var e iomap.Ioend
 		if e, err = decodeIoend(body); err == nil {
 			var n uint64
-			n, status = l.iomap.Ioend(&h, &e)
+			n, status = l.iomap.Ioend(h, &e)
 			le.PutUint64(out, n)
 			size = 8
 		}

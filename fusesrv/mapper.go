@@ -152,7 +152,11 @@ func (m *mapper) statx(in *ext4.Inode, out *fuse.Statx) {
 }
 
 func (m *mapper) Begin(h *fuse.InHeader, _ uint64, r iomap.Request) (iomap.Reply, fuse.Status) {
-	reply, err := m.maps.Begin(background, m.raw.caller(h), inoOf(h.NodeId), r)
+	var c ext4.Caller // whoever reads may be anybody
+	if r.Op.IsWrite() {
+		c = m.raw.caller(h)
+	}
+	reply, err := m.maps.Begin(background, c, inoOf(h.NodeId), r)
 	return reply, m.raw.status(err)
 }
 

@@ -52,7 +52,7 @@ type mapped struct {
 }
 
 // mkfsMem makes a file system in memory.
-func mkfsMem(t *testing.T, size int64, args string) *blockdev.Mem {
+func mkfsMem(t testing.TB, size int64, args string) *blockdev.Mem {
 	t.Helper()
 	fixtures.Need(t, "mke2fs")
 	name := filepath.Join(t.TempDir(), "image")

@@ -2,6 +2,7 @@ package fusesrv
 
 import (
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"e4go/iomap"
@@ -212,11 +213,16 @@ func notification(b []byte, code iomap.NotifyCode, size int) []byte {
 	return b
 }
 
+// upserts has room for notifications of upsert, of which there is one for most BEGINs.
+var upserts = sync.Pool{New: func() any { return new([outHeaderSize + upsertSize]byte) }}
+
 // upsert puts mappings into the kernel's cache of a file, of node id node. It
 // returns when they are there. ESTALE: the kernel does not know the inode;
 // EINVAL: it has not taken them.
 func (l *loop) upsert(node, attrIno uint64, u iomap.Upsert) fuse.Status {
-	b := notification(make([]byte, outHeaderSize+upsertSize), iomap.NotifyUpsertMappings, upsertSize)
+	buf := upserts.Get().(*[outHeaderSize + upsertSize]byte)
+	defer upserts.Put(buf)
+	b := notification(buf[:], iomap.NotifyUpsertMappings, upsertSize)
 	p := (*[upsertSize]byte)(b[outHeaderSize:])
 	le.PutUint64(p[0:8], node)
 	le.PutUint64(p[8:16], attrIno)
