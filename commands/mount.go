@@ -289,8 +289,13 @@ func parseMount(c *cli.Context, sb *disk.Superblock) (*mountRequest, error) {
 	return r, nil
 }
 
+// mountGarbage is how many bytes of garbage a server may have. By GOGC it would be as much as
+// its caches, and what the kernel knows of them.
+const mountGarbage = 48 << 20
+
 // run mounts, serves until the file system is unmounted, and lets go of the image.
 func (r *mountRequest) run(c *cli.Context) error {
+	garbageLimit.Store(mountGarbage)
 	ready := readyPipe()
 	if err := r.spare(); err != nil {
 		return err

@@ -90,7 +90,7 @@ func TestMountOften(t *testing.T) {
 		if err := os.WriteFile(name, fmt.Append(nil, i), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		last = resident(t, m.cmd.Process.Pid)
+		last = resident(t, m.cmd.Process.Pid, "VmRSS:")
 		if i == 0 {
 			first = last
 		}
@@ -118,6 +118,56 @@ func TestMountOften(t *testing.T) {
 	}
 }
 
+// A server has 150 MiB beside its caches at most, while many files are made, listed and deleted, and a large one is written
+// and read.
+func TestMemory(t *testing.T) {
+	files, mib := long(t, "E4GO_MEMORY_FILES", 10_000), long(t, "E4GO_MEMORY_MIB", 128)
+	const cache, most = 64, 64 + 150 // MiB: the default of cache_size
+	image := makeImage(t, fmt.Sprintf("-t ext4 -N %d", files+1000), fmt.Sprintf("%dM", 256+files/1000+mib*5/4))
+	m := serve(t, image, fmt.Sprintf("cache_size=%dm", cache))
+	check := func(what string) {
+		t.Helper()
+		got := resident(t, m.cmd.Process.Pid, "VmHWM:") >> 10
+		if t.Logf("%s: %d MiB", what, got); got > most {
+			t.Errorf("%s: the server had %d MiB, want %d at most", what, got, most)
+		}
+	}
+	const perDir = 5000
+	for i := range files {
+		dir := filepath.Join(m.dir, fmt.Sprint("dir", i/perDir))
+		if i%perDir == 0 {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint("file", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	check("made")
+	run := func(line, when string) {
+		t.Helper()
+		if said, err := users[0].run("cd " + m.dir + " && " + line); err != nil {
+			t.Errorf("%s: %v: %s", line, err, said)
+		}
+		check(line + when)
+	}
+	for _, line := range []string{
+		"dd if=/dev/zero of=big bs=1M status=none count=" + strconv.Itoa(mib), "sync -d big && dd if=big of=big oflag=nocache conv=notrunc,fdatasync count=0 status=none",
+		"cat big >/dev/null", "find . -size +1M",
+	} {
+		run(line, "")
+	}
+	m.umount(t)
+	m.start(t, fmt.Sprintf("cache_size=%dm", cache))
+	run("find . -size +1M", ", mounted anew")
+	run("rm -r dir*", ", mounted anew")
+	m.umount(t)
+	sound(t, image)
+}
+
 // left is what is there of us: processes, our own descriptors, loop devices of our images, mounts at dir.
 func left(t *testing.T, dir string) string {
 	t.Helper()
@@ -142,13 +192,14 @@ func left(t *testing.T, dir string) string {
 }
 
 // resident is the resident set of a process, in KiB.
-func resident(t *testing.T, pid int) int {
+// resident is the memory of a process in KiB, now (VmRSS) or at most until now (VmHWM).
+func resident(t *testing.T, pid int, which string) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(b), "VmRSS:")
+	_, rest, _ := strings.Cut(string(b), which)
 	f := strings.Fields(rest)
 	n, err := strconv.Atoi(f[0])
 	if err != nil {
