@@ -44,7 +44,8 @@ func TestMappedACL(t *testing.T) {
 			case "SETATTR":
 				s += fmt.Sprintf("(%#x,%o)", le.Uint32(r), le.Uint32(r[68:])&0o7777)
 			case "SETXATTR":
-				s += "(" + strings.TrimRight(strings.TrimPrefix(string(r[8:8+24]), "system.posix_acl_"), "\x00\x01\x02\x04\x07\xff") + ")"
+				name, _, _ := strings.Cut(string(r[8:]), "\x00")
+				s += "(" + strings.TrimPrefix(name, "system.posix_acl_") + ")"
 			case "LOOKUP", "GETXATTR":
 				return
 			}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,8 +93,10 @@ type treeProgram struct {
 	largest int64 // folio, bytes
 	atime   simkernel.Atime
 	seed    uint64
-	extent  bool // files have extents
-	inline  bool // and may be inline
+	extent  bool   // files have extents
+	inline  bool   // and may be inline
+	base    string // path of root
+	alone   bool   // no other program runs: time goes on, and caches are emptied
 	root    *treeNode
 	files   []*treeFile
 	step    int
@@ -143,7 +146,7 @@ func (n *treeNode) walk(path string, fn func(path string, n *treeNode)) {
 func (p *treeProgram) pick(want func(n *treeNode) bool) (string, *treeNode) {
 	var paths []string
 	var nodes []*treeNode
-	p.root.walk("", func(path string, n *treeNode) {
+	p.root.walk(p.base, func(path string, n *treeNode) {
 		if want == nil || want(n) {
 			paths, nodes = append(paths, path), append(nodes, n)
 		}
@@ -198,15 +201,17 @@ func expect(err error, want error) error {
 func (p *treeProgram) run(n int) error {
 	for range n {
 		p.step++
-		p.clock.advance(time.Duration(1+p.rng.IntN(3_000_000_000)) * time.Nanosecond)
-		if p.rng.IntN(100) == 0 {
-			p.clock.advance(25 * time.Hour)
+		if p.alone {
+			p.clock.advance(time.Duration(1+p.rng.IntN(3_000_000_000)) * time.Nanosecond)
+			if p.rng.IntN(100) == 0 {
+				p.clock.advance(25 * time.Hour)
+			}
 		}
 		what, err := p.act()
 		what = strings.ReplaceAll(what, longName, "LONG")
 		p.log = append(p.log, fmt.Sprintf("%d: %s", p.step, what))
 		if err == nil && p.step%20 == 0 {
-			err = p.compare("")
+			err = p.compare()
 		}
 		if err != nil {
 			return fmt.Errorf("step %d: %s: %w", p.step, what, err)
@@ -255,7 +260,7 @@ func (p *treeProgram) created(dir *treeNode, name string, c simkernel.Cred, mode
 		if n.mode = uint32(got); !equal {
 			n.access = acl
 		}
-		if !equal && dir != p.root { // the kernel has set it
+		if !equal && (dir != p.root || p.base != "") { // the kernel has set it
 			p.relinked(n)
 		}
 	default:
@@ -369,7 +374,7 @@ func (p *treeProgram) handles(x *treeFile) (err error) {
 }
 
 func (p *treeProgram) pathOf(want *treeNode) (found string) {
-	p.root.walk("", func(path string, n *treeNode) {
+	p.root.walk(p.base, func(path string, n *treeNode) {
 		if n == want {
 			found = path
 		}
@@ -459,7 +464,7 @@ func (p *treeProgram) rename() (string, error) {
 		from = path
 		i := strings.LastIndexByte(path, '/')
 		fromName = path[i+1:]
-		p.root.walk("", func(at string, d *treeNode) {
+		p.root.walk(p.base, func(at string, d *treeNode) {
 			if at == path[:i] {
 				fromDir = d
 			}
@@ -665,7 +670,11 @@ func (p *treeProgram) missing() (string, error) {
 
 // global does something to the whole file system.
 func (p *treeProgram) global() (string, error) {
-	switch p.rng.IntN(5) {
+	what := p.rng.IntN(5)
+	if !p.alone {
+		what = 2 + what%2
+	}
+	switch what {
 	case 0:
 		return "evict", p.k.Evict()
 	case 1:
@@ -1024,11 +1033,11 @@ func (p *treeProgram) judgeHoles(n *treeNode, data []bool, certain bool) error {
 	return nil
 }
 
-// compare compares the whole tree as processes see it. dir is "" or a part of it.
-func (p *treeProgram) compare(dir string) error {
+// compare compares the whole tree as processes see it.
+func (p *treeProgram) compare() error {
 	var first error
-	p.root.walk("", func(path string, n *treeNode) {
-		if first == nil && strings.HasPrefix(path, dir) {
+	p.root.walk(p.base, func(path string, n *treeNode) {
+		if first == nil {
 			if err := p.compareNode(path, n); err != nil {
 				first = fmt.Errorf("%q: %w", path, err)
 			}
@@ -1049,7 +1058,7 @@ func (p *treeProgram) compareNode(path string, n *treeNode) error {
 	case unix.S_IFDIR:
 		names, err := p.k.Readdir(rootCred, path)
 		slices.Sort(names)
-		if n == p.root {
+		if n == p.root && p.base == "" {
 			names = slices.DeleteFunc(names, func(s string) bool { return s == "lost+found" })
 		}
 		if want := slices.Sorted(maps.Keys(n.children)); err != nil || !slices.Equal(names, want) {
@@ -1155,7 +1164,7 @@ func (p *treeProgram) onDevice(dev blockdev.Device) error {
 	}
 	defer fs.Close()
 	var first error
-	p.root.walk("", func(path string, n *treeNode) {
+	p.root.walk(p.base, func(path string, n *treeNode) {
 		if first != nil {
 			return
 		}
@@ -1188,11 +1197,11 @@ func (p *treeProgram) onDevice(dev blockdev.Device) error {
 	return first
 }
 
-func newTreeProgram(m *mapped, clock *testClock, o simkernel.Options, kind string) *treeProgram {
+func newTreeProgram(m *mapped, clock *testClock, o simkernel.Options, kind, base string) *treeProgram {
 	sb := m.fs.Super()
 	p := &treeProgram{
 		mapped: m, seed: o.Seed, rng: rand.New(rand.NewPCG(o.Seed, 23)), clock: clock, gran: 1, bs: int64(sb.BlockSize()), atime: o.Atime,
-		extent: sb.Incompat.Has(disk.IncompatExtents), inline: kind == "inline",
+		base: base, alone: base == "", extent: sb.Incompat.Has(disk.IncompatExtents), inline: kind == "inline",
 	}
 	if sb.InodeSize == disk.GoodOldInodeSize {
 		p.gran = 1e9
@@ -1201,7 +1210,7 @@ func newTreeProgram(m *mapped, clock *testClock, o simkernel.Options, kind strin
 	if o.LargeFolios {
 		p.largest *= 16
 	}
-	a, err := m.k.Stat(rootCred, "")
+	a, err := m.k.Stat(rootCred, base)
 	check(m.t, err)
 	p.root = &treeNode{
 		typ: unix.S_IFDIR, mode: a.Mode &^ unix.S_IFMT, nlink: a.Nlink, atime: a.Atime, mtime: a.Mtime, ctime: a.Ctime,
@@ -1224,7 +1233,7 @@ func treeOptions(version iomap.Version, seed uint64, clock *testClock) simkernel
 func testTree(t *testing.T, dev *blockdev.Mem, kind string, o simkernel.Options, clock *testClock, steps int) {
 	t.Helper()
 	m := mountMappedWith(t, dev, dev, dev, o, ext4.Options{Write: true, Now: clock.ahead}, &Options{Log: log.New(os.Stderr, "", 0)})
-	p := newTreeProgram(m, clock, o, kind)
+	p := newTreeProgram(m, clock, o, kind, "")
 	fail := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -1238,7 +1247,7 @@ func testTree(t *testing.T, dev *blockdev.Mem, kind string, o simkernel.Options,
 	}
 	fail(p.k.Evict())
 	fail(p.compareLookups())
-	fail(p.compare(""))
+	fail(p.compare())
 	m.unmount()
 	fail(p.onDevice(dev))
 	fail(checkers(t, dev, false))
@@ -1249,7 +1258,7 @@ func testTree(t *testing.T, dev *blockdev.Mem, kind string, o simkernel.Options,
 	o.Atime, o.Unrest = simkernel.NoAtime, 0
 	m = mountMappedWith(t, dev, dev, dev, o, ext4.Options{}, &Options{Log: log.New(os.Stderr, "", 0), IomapNoCache: true})
 	p.mapped = m
-	fail(p.compare(""))
+	fail(p.compare())
 	m.unmount()
 	if t.Failed() {
 		t.Fatalf("seed %d", o.Seed)
@@ -1259,16 +1268,70 @@ func testTree(t *testing.T, dev *blockdev.Mem, kind string, o simkernel.Options,
 // TestMappedTree: names, links, modes, owners, times, xattrs, ACLs, holes and contents are those of a
 // model in memory, whatever a kernel with fuse-iomap does in between.
 func TestMappedTree(t *testing.T) {
+	first, steps := uint64(0), 250
+	if s := os.Getenv("E4GO_IOMAP_TREE"); s != "" {
+		_, err := fmt.Sscan(s, &first, &steps)
+		check(t, err)
+	}
+	var done atomic.Int64
+	defer func() { t.Logf("%d operations", done.Load()) }()
 	for _, kind := range treeKinds {
 		for _, version := range []iomap.Version{iomap.V7, iomap.V8} {
 			t.Run(fmt.Sprintf("%s/%s", kind.name, version), func(t *testing.T) {
 				for seed := range seeds(t, 2) {
-					seed = seed*2 + uint64(version)%2 // each does what the other does not
+					seed = (first+seed)*2 + uint64(version)%2 // each does what the other does not
 					dev := mkfsMem(t, kind.size<<20, kind.args)
 					clock := &testClock{t: time.Unix(2_000_000_000, 987_654_321)}
-					testTree(t, dev, kind.name, treeOptions(version, seed, clock), clock, 250)
+					testTree(t, dev, kind.name, treeOptions(version, seed, clock), clock, steps)
+					done.Add(int64(steps))
 				}
 			})
 		}
+	}
+}
+
+// TestMappedTreeTogether: the same with several programs at once, each in a directory of its own.
+func TestMappedTreeTogether(t *testing.T) {
+	for _, kind := range mappedKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			for seed := range seeds(t, 1) {
+				clock := &testClock{t: time.Unix(2_000_000_000, 987_654_321)}
+				o := treeOptions(iomap.V8, seed, clock)
+				dev := mkfsMem(t, kind.size<<20, kind.args)
+				m := mountMappedWith(t, dev, dev, dev, o, ext4.Options{Write: true, Now: clock.ahead}, &Options{Log: log.New(os.Stderr, "", 0)})
+				var programs []*treeProgram
+				for i := range 4 {
+					base := fmt.Sprintf("/p%d", i)
+					check(t, m.k.Mkdir(rootCred, base, 0o755))
+					o.Seed = seed*4 + uint64(i)
+					programs = append(programs, newTreeProgram(m, clock, o, kind.name, base))
+				}
+				var wg sync.WaitGroup
+				for _, p := range programs {
+					wg.Go(func() {
+						err := p.run(120)
+						for len(p.files) > 0 {
+							err = errors.Join(err, p.close(0))
+						}
+						if err != nil {
+							t.Errorf("seed %d: %v\n%s", p.seed, err, strings.Join(p.log[max(0, len(p.log)-40):], "\n"))
+						}
+					})
+				}
+				wg.Wait()
+				check(t, m.k.Evict())
+				for _, p := range programs {
+					check(t, errors.Join(p.compare(), p.compareLookups()))
+				}
+				m.unmount()
+				for _, p := range programs {
+					check(t, p.onDevice(dev))
+				}
+				check(t, checkers(t, dev, false))
+				if t.Failed() {
+					t.Fatalf("seed %d", seed)
+				}
+			}
+		})
 	}
 }

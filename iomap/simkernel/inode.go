@@ -45,6 +45,9 @@ type inode struct {
 	pending  []*ioend         // guarded by mu: submitted, not completed
 	bad      bool             // guarded by mu: a reply was nonsense; everything fails with EIO
 
+	life sync.RWMutex // shared by who finds it in core and works on it; exclusive for eviction
+	gone bool         // guarded by life: evicted
+
 	complete sync.Mutex // taken to complete what is pending
 	cache    mapCache
 }
@@ -155,6 +158,17 @@ func (in *inode) sync() error {
 	return err
 }
 
+// syncInCore is sync for who has not got the inode from a name or a file: it
+// may be evicted just now, after which nothing of it is sent.
+func (in *inode) syncInCore() error {
+	in.life.RLock()
+	defer in.life.RUnlock()
+	if in.gone {
+		return nil
+	}
+	return in.sync()
+}
+
 // takeError returns what write-back has failed with since it was last asked.
 func (in *inode) takeError() error {
 	in.mu.Lock()
@@ -174,6 +188,12 @@ func (in *inode) evict() error {
 	if busy {
 		return nil
 	}
+	in.life.Lock()
+	defer in.life.Unlock()
+	if in.gone {
+		return nil
+	}
+	in.gone = true
 	var err error
 	if !unlinked {
 		err = in.sync()

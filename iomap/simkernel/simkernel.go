@@ -29,9 +29,9 @@
 // time. It has no permission checks, no passthrough and no BPF. It imports only package iomap, and never meets the
 // server's file system.
 //
-// Locks, in order: inode.rw (i_rwsem), inode.inval (the invalidate lock),
+// Locks, in order: inode.life, inode.rw (i_rwsem), inode.inval (the invalidate lock),
 // folio.mu (the folio lock), inode.mu, mapCache.mu, Kernel.mu, Dev.mu. Requests
-// are sent under the first three, as the kernel does, and under no other.
+// are sent under the first four, as the kernel does, and under no other.
 package simkernel
 
 import (
@@ -402,7 +402,7 @@ func (k *Kernel) access(id uint32, p []byte, addr uint64, write bool) error {
 func (k *Kernel) SyncFS() error {
 	var first error
 	for _, in := range k.all() {
-		if err := in.sync(); err != nil && first == nil {
+		if err := in.syncInCore(); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -455,7 +455,7 @@ func (k *Kernel) Unmount() error {
 		first = k.SyncFS()
 	}
 	for _, in := range k.all() {
-		if err := in.sync(); err != nil && first == nil {
+		if err := in.syncInCore(); err != nil && first == nil {
 			first = err
 		}
 	}
