@@ -94,7 +94,7 @@ func topLevel(app *cli.App, args []string) (*cli.Command, []string, error) {
 			}
 		}
 	}
-	return nil, nil, usageHint("e4go help", "no command")
+	return nil, nil, usagef("no command")
 }
 
 func jsonWord(args []string) []string {
@@ -172,7 +172,7 @@ func unknownFlag(app *cli.App, cmd *cli.Command, w string, known map[string]cli.
 	if near := nearest(name, names); near != "" {
 		hint = "did you mean --" + near + "?"
 	} else {
-		hint = fmt.Sprintf("e4go help %s", cmd.Name)
+		hint = fmt.Sprintf("see e4go help %s", cmd.Name)
 	}
 	return usageHint(hint, "unknown option %s", w)
 }
@@ -192,12 +192,12 @@ func rewordParseError(err error) error {
 	return err
 }
 
-// didYouMean is the hint for the word w that is none of words.
+// didYouMean is the hint for the word w that is none of words, "" for the usual one.
 func didYouMean(w string, words []string) string {
 	if near := nearest(w, words); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
-	return "e4go help"
+	return ""
 }
 
 // nearest returns the word that takes the fewest edits to become w, or "" if

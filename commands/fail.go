@@ -95,10 +95,13 @@ func anyHint(cmd *cli.Command, err error) string {
 	)
 	switch {
 	case errors.As(err, &usage):
-		if usage.hint == "" && cmd != nil {
+		switch {
+		case usage.hint != "":
+			return usage.hint
+		case cmd != nil:
 			return "see e4go help " + cmd.Name
 		}
-		return usage.hint
+		return "see e4go help"
 	case errors.As(err, &kernel):
 		return kernel.hint
 	case errors.As(err, &journal):

@@ -340,8 +340,20 @@ func (r *mountRequest) run(c *cli.Context) error {
 		srv.Serve()
 		close(served)
 	}()
+	if err := r.answers(c, srv, im, ready); err != nil {
+		return errors.Join(err, srv.Detach()) // nobody was told that it is there
+	}
+	r.wait(srv, served, signals, logger)
+	if err := release(); err != nil && !errors.Is(err, ext4.ErrShutdown) { // the server has said it, or is cut off
+		return exit(mountFailed, err)
+	}
+	return exit(exitOK, nil) // also when a signal ended it: that is how one unmounts
+}
+
+// answers waits until the mount answers, and says so.
+func (r *mountRequest) answers(c *cli.Context, srv *fusesrv.Server, im *image, ready *os.File) error {
 	if err := srv.WaitMount(); err != nil {
-		return fmt.Errorf("mount %s: %w", r.dir, err)
+		return err
 	}
 	if o := out(c); o.json {
 		o.kStr("image", r.image)
@@ -355,14 +367,7 @@ func (r *mountRequest) run(c *cli.Context) error {
 			return err
 		}
 	}
-	if err := r.detach(ready); err != nil {
-		return err
-	}
-	r.wait(srv, served, signals, logger)
-	if err := release(); err != nil && !errors.Is(err, ext4.ErrShutdown) { // the server has said it, or is cut off
-		return exit(mountFailed, err)
-	}
-	return exit(exitOK, nil) // also when a signal ended it: that is how one unmounts
+	return r.detach(ready)
 }
 
 // wait returns when the file system is served no more: when it has been unmounted, or at the second

@@ -208,6 +208,20 @@ func (in *Inode) lookupLinear(found *direntPlace, each func(e disk.Dirent, name,
 	return first
 }
 
+// Root returns the root directory. It fails with a *disk.CorruptError where there is none
+// (ext4_fill_super).
+func (fs *FS) Root() (*Inode, error) {
+	root, err := fs.Inode(disk.RootIno)
+	if err != nil {
+		return nil, err
+	}
+	if root.Type() != disk.ModeDir || root.disk.Size == 0 {
+		return nil, &disk.CorruptError{Struct: "root inode", Num: uint64(root.ino), Block: root.block, Off: root.off, Field: "i_mode",
+			Have: fmt.Sprintf("%#o, of %d bytes", root.disk.Mode, root.disk.Size), Want: "a directory that is not empty"}
+	}
+	return root, nil
+}
+
 // Resolve returns the inode at path, which starts at the root of the file
 // system with or without a slash. Symbolic links on the way are followed
 // inside the file system; the last one only if followLast is set. It fails as

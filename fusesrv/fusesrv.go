@@ -152,6 +152,9 @@ type Server struct {
 // [Options].Release is called, or Serve has returned. Errors name the path or program that was in the way; an
 // errno is wrapped.
 func Mount(fs *ext4.FS, dir string, o Options) (*Server, error) {
+	if _, err := fs.Root(); err != nil {
+		return nil, err // nothing could be looked at
+	}
 	flags, err := ParseFlags(o.Extra)
 	if err != nil {
 		return nil, err
