@@ -42,9 +42,9 @@ const (
 	// bufferSize each way.
 	maxReaders = maxInflight / (2 * bufferSize)
 
-	watchEvery = time.Millisecond
+	watchEvery = 2 * time.Millisecond
 	watchIdle  = 20  // times, after which the watcher sleeps if nothing happens
-	watchSpare = 200 // times, after which those end that always waited, but one
+	watchSpare = 100 // times, after which those end that always waited, but one
 )
 
 // serve runs readers until the connection ends.
