@@ -216,10 +216,19 @@ func (f *identity) Ioend(_ *fuse.InHeader, e *iomap.Ioend) (uint64, fuse.Status)
 }
 
 func (f *identity) Freeze(n uint64) fuse.Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.frozen = n == 0
 	return fuse.OK
 }
-func (f *identity) Unfreeze() fuse.Status { f.frozen = false; return fuse.OK }
+
+func (f *identity) Unfreeze() fuse.Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.frozen = false
+	return fuse.OK
+}
+
 func (f *identity) Shutdown() fuse.Status { return fuse.OK }
 
 // simConn is the server's end of a simulated kernel.

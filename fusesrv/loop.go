@@ -254,9 +254,19 @@ func (l *loop) request(p []byte) (int, error) {
 	}
 }
 
+// thaw ends a freeze that the kernel cannot end any more: who waits for that is waited for now.
+func (l *loop) thaw() {
+	if l.iomap != nil {
+		l.iomap.Unfreeze() // EINVAL if it is not frozen
+	}
+}
+
 // answer answers the request in the first n bytes of b.in.
 func (l *loop) answer(b *buffers, n int) {
 	op := le.Uint32(b.in[4:])
+	if op == opDestroy {
+		l.thaw()
+	}
 	l.busyMu.Lock()
 	l.busy++
 	gone := l.destroyed

@@ -167,6 +167,7 @@ func (l *loop) read(r *reader) {
 			if !errors.Is(err, unix.ENODEV) && !errors.Is(err, io.EOF) {
 				l.log.Printf("read a request: %v", err)
 			}
+			l.thaw()
 			ended = true
 			return
 		}
