@@ -45,6 +45,7 @@ type Server struct {
 
 	mu    sync.RWMutex
 	files map[disk.Ino]*file // guarded by mu: those that have anything pending
+	ahead uint64             // guarded by mu: the sum of theirs, in blocks
 }
 
 // file is what the server keeps of an inode beside the file system. It is
@@ -52,6 +53,7 @@ type Server struct {
 type file struct {
 	pending []ext4.Pending // in order
 	size    int64          // as END told it, if that is more than the inode has; else 0
+	ahead   uint64         // blocks of pending behind the end of the file: taken in advance; guarded by mu
 	lost    error          // of an IOEND, until Settle has told it
 }
 
@@ -81,8 +83,10 @@ func (s *Server) file(ino disk.Ino) *file {
 
 // keep remembers f, or forgets it if there is nothing to remember.
 func (s *Server) keep(ino disk.Ino, f *file) {
+	ahead := s.aheadOf(ino, f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ahead, f.ahead = s.ahead-f.ahead+ahead, ahead
 	if len(f.pending) == 0 && f.size == 0 && f.lost == nil {
 		delete(s.files, ino)
 		return
@@ -224,7 +228,7 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
-	req = s.ahead(in, req)
+	req = s.askAhead(in, req)
 	m, err := s.look(in, req, o)
 	if err != nil {
 		return m, err
@@ -290,9 +294,26 @@ func (s *Server) alloc(ctx context.Context, c ext4.Caller, in *ext4.Inode, req i
 	return s.unwritten(p), nil
 }
 
-// ahead makes of a write behind the end of the file one that asks for four times as much again
-// as the file has, but not when space is short.
-func (s *Server) ahead(in *ext4.Inode, req iomap.Request) iomap.Request {
+// aheadOf is how many blocks f has behind its end.
+func (s *Server) aheadOf(ino disk.Ino, f *file) (n uint64) {
+	if len(f.pending) == 0 {
+		return 0
+	}
+	size := f.size
+	if in, err := s.fs.Inode(ino); err == nil {
+		size = max(size, in.Size())
+	}
+	end := (uint64(size) + s.o.BlockSize - 1) / s.o.BlockSize
+	for _, p := range f.pending {
+		n += p.End() - min(max(end, uint64(p.At)), p.End())
+	}
+	return n
+}
+
+// askAhead makes of a write behind the end of the file one that asks for four times as much again
+// as the file has, but not when space is short, or a sixteenth of it has been given to files in advance:
+// that is taken from who has something to write.
+func (s *Server) askAhead(in *ext4.Inode, req iomap.Request) iomap.Request {
 	size := uint64(max(in.Size(), 0))
 	if f := s.file(in.Ino()); f != nil {
 		size = max(size, uint64(f.size))
@@ -301,7 +322,10 @@ func (s *Server) ahead(in *ext4.Inode, req iomap.Request) iomap.Request {
 	if req.Op&iomap.OpWriteback != 0 || req.Pos+req.Count <= size || err != nil || st.Free < st.Blocks/8 {
 		return req
 	}
-	req.Count += min(4*size, maxAhead, st.Free/16*s.o.BlockSize)
+	s.mu.RLock()
+	most := st.Free/16 - min(s.ahead, st.Free/16)
+	s.mu.RUnlock()
+	req.Count += min(4*size, maxAhead, most*s.o.BlockSize)
 	req.Count = min(req.Count, s.fs.Super().MaxFileSize(in.Disk().Flags.Has(disk.FlagExtents))-req.Pos)
 	return req
 }

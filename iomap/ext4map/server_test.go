@@ -681,3 +681,43 @@ func TestRefused(t *testing.T) {
 		t.Errorf("writing without the mapping cache: %v", err)
 	}
 }
+
+// TestAheadOfMany: what files that are open have been given in advance is a small part of what
+// is free, however many they are: the rest is there for who has something to write.
+func TestAheadOfMany(t *testing.T) {
+	fs, dev := image(t, "256M", "-t", "ext4", "-b", "4096")
+	s := NewServer(fs, 1, 0, open{})
+	free := freeBlocks(t, fs)
+	var inos []disk.Ino
+	written := uint64(0)
+	for i := range 100 {
+		w := newWriter(t, fs, dev, fmt.Sprint("f", i), 1)
+		w.s, inos = s, append(inos, w.ino)
+		s.cache = w
+		for pos := int64(0); pos < 512<<10; pos += 256 << 10 {
+			if err := w.write(make([]byte, 256<<10), pos); err != nil {
+				t.Fatalf("file %d: %v", i, err)
+			}
+			written += 64
+		}
+	}
+	w := newWriter(t, fs, dev, "last", 1)
+	w.s, s.cache, inos = s, w, append(inos, w.ino)
+	for err := error(nil); ; written += 64 {
+		if err = w.write(make([]byte, 256<<10), w.size); err != nil {
+			if !errors.Is(err, unix.ENOSPC) {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	t.Logf("%d of %d blocks are written", written, free)
+	if written < free*7/8 {
+		t.Errorf("space ended when %d of %d free blocks were written", written, free)
+	}
+	for _, ino := range inos {
+		if err := s.Released(ino); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
