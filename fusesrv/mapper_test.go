@@ -460,7 +460,7 @@ func TestMapped(t *testing.T) {
 				base := mkfsMem(t, kind.size<<20, kind.args)
 				for seed := range seeds(t, 2) {
 					dev := base.Clone()
-					m := mountMapped(t, dev, simkernel.Options{Version: version, Seed: seed, Unrest: 0.2})
+					m := mountMapped(t, dev, simkernel.Options{Version: version, Seed: seed, Unrest: 0.2, LargeFolios: seed%2 == 1})
 					p := newProgram(m, seed, kind.name != "indirect")
 					if err := p.run(200, nil); err != nil {
 						t.Fatalf("seed %d: %v\nbreaches: %v", seed, err, m.k.Breaches())
@@ -491,7 +491,7 @@ func TestMappedPowerCut(t *testing.T) {
 			base := mkfsMem(t, kind.size<<20, kind.args)
 			for seed := range seeds(t, 2) {
 				dev := base.Clone()
-				m := mountMapped(t, dev, simkernel.Options{Seed: seed, Unrest: 0.3})
+				m := mountMapped(t, dev, simkernel.Options{Seed: seed, Unrest: 0.3, LargeFolios: seed%2 == 1})
 				p := newProgram(m, seed+100, kind.name != "indirect")
 				cut := rand.New(rand.NewPCG(seed, 5))
 				err := p.run(120, func() {

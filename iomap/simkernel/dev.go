@@ -55,8 +55,40 @@ func (d *Dev) Read(p []byte) (int, error) {
 	if len(p) < len(m) {
 		return 0, syscall.EINVAL
 	}
+	if opOf(m) == opForget {
+		if n := d.batchForgets(p); n > 0 {
+			return n, nil
+		}
+	}
 	d.queue = append(d.queue[:i], d.queue[i+1:]...)
 	return copy(p, m), nil
+}
+
+func opOf(m []byte) uint32 { return le.Uint32(m[4:]) }
+
+// batchForgets makes one BATCH_FORGET of the FORGETs that wait, as many as p has
+// room for, and takes them from the queue. Of one it makes nothing. The caller holds d.mu.
+func (d *Dev) batchForgets(p []byte) int {
+	const head, one = inHeaderSize + 8, 16 // struct fuse_forget_one
+	w := msg().zeros(head)
+	count := uint32(0)
+	rest := d.queue[:0:0]
+	for _, m := range d.queue {
+		if opOf(m) != opForget || len(w.b)+one > len(p) {
+			rest = append(rest, m)
+			continue
+		}
+		w.u64(le.Uint64(m[16:])).raw(m[inHeaderSize:]) // node id, nlookup
+		count++
+	}
+	if count < 2 {
+		return 0
+	}
+	d.queue = rest
+	d.unique += 2
+	h := msg().u32(uint32(len(w.b))).u32(opBatchForget).u64(d.unique).zeros(inHeaderSize - 16).u32(count).u32(0)
+	copy(w.b, h.b)
+	return copy(p, w.b)
 }
 
 // Write takes a reply or a notification.

@@ -154,3 +154,27 @@ func TestLargeFolios(t *testing.T) {
 		t.Errorf("the largest folio has %d bytes, want %d", most, maxFolio*PageSize)
 	}
 }
+
+// TestBatchForget: what waits to be forgotten comes in one message.
+func TestBatchForget(t *testing.T) {
+	d := New(Options{}).Dev()
+	want := map[uint64]uint64{}
+	for i := uint64(1); i < 6; i++ {
+		d.send(opForget, i, Cred{}, msg().u64(i*10).b, false)
+		want[i] = i * 10
+	}
+	p := make([]byte, 4096)
+	n, err := d.Read(p)
+	if err != nil || n != inHeaderSize+8+5*16 || le.Uint32(p) != uint32(n) || opOf(p) != opBatchForget || le.Uint32(p[inHeaderSize:]) != 5 {
+		t.Fatalf("read %d bytes, %v: % x", n, err, p[:max(n, 0)])
+	}
+	for b := p[inHeaderSize+8 : n]; len(b) > 0; b = b[16:] {
+		if node := le.Uint64(b); want[node] != le.Uint64(b[8:]) {
+			t.Errorf("node %d: %d lookups, want %d", node, le.Uint64(b[8:]), want[node])
+		}
+		delete(want, le.Uint64(b))
+	}
+	if len(want) > 0 || len(d.queue) > 0 {
+		t.Errorf("not forgotten: %v, and %d messages", want, len(d.queue))
+	}
+}

@@ -137,9 +137,14 @@ func (s *toy) serve() {
 		}
 		m := buf[:n]
 		op, unique, node := le.Uint32(m[4:]), le.Uint64(m[8:]), le.Uint64(m[16:])
-		if op == opForget {
+		if op == opForget || op == opBatchForget {
 			s.mu.Lock()
-			s.known[node] -= int(le.Uint64(m[inHeaderSize:]))
+			if op == opForget {
+				s.known[node] -= int(le.Uint64(m[inHeaderSize:]))
+			}
+			for b := m[inHeaderSize+8:]; op == opBatchForget && len(b) > 0; b = b[16:] {
+				s.known[le.Uint64(b)] -= int(le.Uint64(b[8:]))
+			}
 			s.mu.Unlock()
 			continue
 		}

@@ -45,6 +45,7 @@ const (
 	opFsyncdir      = 30
 	opCreate        = 35
 	opDestroy       = 38
+	opBatchForget   = 42 // no reply
 	opFallocate     = 43
 	opReaddirplus   = 44
 	opRename2       = 45
@@ -62,7 +63,7 @@ const (
 
 // opNames are the names in traces and counts.
 var opNames = map[uint32]string{
-	opLookup: "LOOKUP", opForget: "FORGET", opGetattr: "GETATTR", opSetattr: "SETATTR", opReadlink: "READLINK",
+	opLookup: "LOOKUP", opForget: "FORGET", opBatchForget: "BATCH_FORGET", opGetattr: "GETATTR", opSetattr: "SETATTR", opReadlink: "READLINK",
 	opSymlink: "SYMLINK", opMknod: "MKNOD", opMkdir: "MKDIR", opUnlink: "UNLINK", opRmdir: "RMDIR", opLink: "LINK",
 	opOpen: "OPEN", opRead: "READ", opWrite: "WRITE", opStatfs: "STATFS", opRelease: "RELEASE", opFsync: "FSYNC",
 	opSetxattr: "SETXATTR", opGetxattr: "GETXATTR", opListxattr: "LISTXATTR", opRemovexattr: "REMOVEXATTR",
