@@ -66,11 +66,11 @@ The kernel checks permissions, by mode and ACL. It caches what it was told for
 as long as it likes, since nobody else changes the image: IMAGE must not be
 written by others while it is mounted. An IMAGE that is in use is refused.
 
-The kernel does not ask when a file is opened, and does not know which are immutable or append-only
-(chattr +i, +a): unlike with its own ext4, these can be opened for writing, and it is write(2),
-truncate(2) and so on that fail with EPERM. What is written by a mapping, or with writeback_cache, is
-refused when the kernel writes it back, which msync(2), fsync(2) and close(2) tell. What a file had before
-chattr is in it.
+The kernel does not ask when a file is opened, unless the file system has the feature encrypt, and
+does not know which are immutable or append-only (chattr +i, +a): unlike with its own ext4, these can be
+opened for writing, and it is write(2), truncate(2) and so on that fail with EPERM. What is written by a
+mapping, or with writeback_cache, is refused when the kernel writes it back, which msync(2), fsync(2)
+and close(2) tell. What a file had before chattr is in it.
 
 Options (-o, separated by commas):
   ro                        read-only, and not one byte is written

@@ -29,10 +29,13 @@ func (r *rawFS) Open(_ <-chan struct{}, i *fuse.OpenIn, out *fuse.OpenOut) fuse.
 	if err != nil {
 		return r.status(err)
 	}
+	writes, flags := i.Flags&unix.O_ACCMODE != unix.O_RDONLY || i.Flags&unix.O_TRUNC != 0, in.Disk().Flags
 	switch {
-	case !r.fs.Writable() && (i.Flags&unix.O_ACCMODE != unix.O_RDONLY || i.Flags&unix.O_TRUNC != 0):
+	case !r.fs.Writable() && writes:
 		return fuse.EROFS
-	case in.Type() == disk.ModeReg && in.Disk().Flags.Has(disk.FlagEncrypt):
+	case writes && (flags.Has(disk.FlagImmutable) || flags.Has(disk.FlagAppend) && i.Flags&(unix.O_APPEND|unix.O_TRUNC) != unix.O_APPEND):
+		return fuse.EPERM // may_open
+	case in.Type() == disk.ModeReg && flags.Has(disk.FlagEncrypt):
 		return r.status(fmt.Errorf("open inode %d: %w", in.Ino(), unix.ENOKEY))
 	}
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE

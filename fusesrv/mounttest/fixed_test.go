@@ -45,13 +45,17 @@ func (x *fixed) fix(f *os.File) error {
 // A file that becomes immutable or append-only has what was written to it before, also by a mapping and into the
 // kernel's cache, and nothing changes it later.
 func TestFixedFiles(t *testing.T) {
-	for _, options := range []string{"", "writeback_cache"} {
-		t.Run("options="+options, func(t *testing.T) {
-			image := makeImage(t, "-t ext4", "64M")
+	for _, tt := range []struct{ features, options string }{
+		{"^encrypt", ""}, {"^encrypt", "writeback_cache"},
+		{"encrypt", ""}, // there the kernel asks at open
+	} {
+		options := tt.options
+		t.Run(tt.features+","+options, func(t *testing.T) {
+			image := makeImage(t, "-t ext4 -O "+tt.features, "64M")
 			m := serve(t, image, options)
 			want, changed := make(map[string][]byte), make(map[string]time.Time)
 			for _, x := range fixedFiles {
-				b, before, err := x.use(filepath.Join(m.dir, x.name), options != "")
+				b, before, err := x.use(filepath.Join(m.dir, x.name), options != "", tt.features == "encrypt")
 				if err != nil {
 					t.Errorf("%s: %v", x.name, err)
 				}
@@ -75,7 +79,7 @@ func TestFixedFiles(t *testing.T) {
 
 // use writes a file, fixes it, tries to change it, and returns what it has to hold in the end, and a time before the
 // last write.
-func (x *fixed) use(name string, cached bool) (want []byte, before time.Time, err error) {
+func (x *fixed) use(name string, cached, asked bool) (want []byte, before time.Time, err error) {
 	const size = 40000
 	want = bytes.Repeat([]byte("a"), size)
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
@@ -129,6 +133,13 @@ func (x *fixed) use(name string, cached bool) (want []byte, before time.Time, er
 		refused("write", written), refused("open to truncate", err), refused("truncate", f.Truncate(0)),
 		refused("punch", unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096)),
 		refused("remove", os.Remove(name)), refused("rename", os.Rename(name, name+"2")), refused("chmod", os.Chmod(name, 0o666)),
+	}
+	if asked {
+		again, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err == nil {
+			again.Close()
+		}
+		errs = append(errs, refused("open to write", err))
 	}
 	mem[30000] = 'd'
 	errs = append(errs, refused("store", unix.Msync(mem, unix.MS_SYNC)))
