@@ -228,6 +228,7 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
+	asked := req
 	req = s.askAhead(in, req)
 	m, err := s.look(in, req, o)
 	if err != nil {
@@ -241,7 +242,11 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 	case m.Type == iomap.TypeHole && !alone:
 		return m, errAlone
 	case m.Type == iomap.TypeHole:
-		if m, err = s.alloc(ctx, c, in, req, m); err != nil {
+		hole := m
+		if m, err = s.alloc(ctx, c, in, req, hole); errors.Is(err, unix.EDQUOT) && req != asked {
+			m, err = s.alloc(ctx, c, in, asked, hole) // what is in advance is no use of a quota
+		}
+		if err != nil {
 			return m, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -28,6 +29,7 @@ type writer struct {
 	dev  blockdev.Device
 	s    *Server
 	ino  disk.Ino
+	c    ext4.Caller
 	last iomap.Upsert // what the server has put into the cache
 	size int64        // i_size
 	rng  *rand.Rand
@@ -52,7 +54,7 @@ func (w *writer) env() iomap.Env {
 
 func (w *writer) begin(op iomap.Op, pos, count int64) (iomap.Mapping, error) {
 	req := iomap.Request{Op: op, Pos: uint64(pos), Count: uint64(count)}
-	r, err := w.s.Begin(context.Background(), ext4.Root, w.ino, req)
+	r, err := w.s.Begin(context.Background(), w.c, w.ino, req)
 	if err != nil {
 		return iomap.Mapping{}, err
 	}
@@ -178,16 +180,27 @@ func (w *writer) fallocate(mode ext4.FallocMode, pos, n int64) error {
 // of the test e2fsck judges it.
 func image(t testing.TB, size string, args ...string) (*ext4.FS, blockdev.Device) {
 	t.Helper()
+	name := imageFile(t, size, args...)
+	return openImage(t, name, ext4.Options{Write: true})
+}
+
+func imageFile(t testing.TB, size string, args ...string) (name string) {
+	t.Helper()
 	fixtures.Need(t, "mke2fs", "e2fsck")
-	name := filepath.Join(t.TempDir(), "image")
+	name = filepath.Join(t.TempDir(), "image")
 	if out, err := exec.Command("mke2fs", append(append([]string{"-q", "-F"}, args...), name, size)...).CombinedOutput(); err != nil {
 		t.Fatalf("mke2fs: %v\n%s", err, out)
 	}
+	return name
+}
+
+func openImage(t testing.TB, name string, o ext4.Options) (*ext4.FS, blockdev.Device) {
+	t.Helper()
 	dev, err := blockdev.Open(name, blockdev.Options{Write: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fs, err := ext4.Open(dev, ext4.Options{Write: true})
+	fs, err := ext4.Open(dev, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +221,7 @@ func newWriter(t testing.TB, fs *ext4.FS, dev blockdev.Device, name string, seed
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &writer{fs: fs, dev: dev, ino: in.Ino(), rng: rand.New(rand.NewPCG(seed, 3))}
+	w := &writer{fs: fs, dev: dev, ino: in.Ino(), c: ext4.Root, rng: rand.New(rand.NewPCG(seed, 3))}
 	w.s = NewServer(fs, 1, 0, w)
 	return w
 }
@@ -679,6 +692,42 @@ func TestRefused(t *testing.T) {
 	s := NewServer(fs, 1, 0, nil)
 	if _, err := s.Begin(context.Background(), ext4.Root, w.ino, iomap.Request{Op: iomap.OpWrite, Count: 1}); !errors.Is(err, unix.EOPNOTSUPP) {
 		t.Errorf("writing without the mapping cache: %v", err)
+	}
+}
+
+// TestAheadOfQuota: a write that fits into the caller's quota is not refused for what would
+// be taken in advance.
+func TestAheadOfQuota(t *testing.T) {
+	const user, limit = 1000, 1 << 20
+	name := imageFile(t, "64M", "-t", "ext4", "-b", "4096", "-O", "quota", "-E", "root_owner=1000:1000")
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at+disk.QuotaEntrySize <= len(raw); at += 4 { // its owner has the root directory
+		if e := disk.DecodeQuotaEntry(raw[at:]); e.ID == user && e.Inodes == 1 && e.Space == 4096 && e.BlockHardLimit == 0 {
+			e.BlockHardLimit = limit >> 10
+			e.Put(raw[at:])
+		}
+	}
+	if err := os.WriteFile(name, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fs, dev := openImage(t, name, ext4.Options{Write: true, QuotaLimits: []disk.QuotaType{disk.QuotaUser}})
+	w := newWriter(t, fs, dev, "f", 1)
+	owner, who := uint32(user), ext4.Caller{UID: user, GID: user}
+	if err := fs.SetAttr(context.Background(), ext4.Root, w.ino, ext4.SetAttr{UID: &owner}); err != nil {
+		t.Fatal(err)
+	}
+	w.c = who
+	for err == nil && w.size < 2*limit {
+		err = w.write(make([]byte, 64<<10), w.size)
+	}
+	if !errors.Is(err, unix.EDQUOT) || w.size < limit-64<<10-8192 || w.size > limit {
+		t.Errorf("%d bytes were written, %v, want EDQUOT near %d", w.size, err, limit)
+	}
+	if err := w.s.Released(w.ino); err != nil {
+		t.Fatal(err)
 	}
 }
 
