@@ -56,6 +56,11 @@ func (r *rawFS) writer(h *fuse.InHeader, kill bool) ext4.Caller {
 	return c
 }
 
+// judgedWriter is writer for requests with which the kernel says nothing.
+func (r *rawFS) judgedWriter(h *fuse.InHeader) ext4.Caller {
+	return r.writer(h, !r.caller(h).Privileged)
+}
+
 // groupsOf are the supplementary groups of a process or thread, as far as we can see it.
 func groupsOf(pid uint32) (out []uint32) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -325,7 +330,7 @@ func (r *rawFS) synchronous(ino disk.Ino, flags uint32) bool {
 func (r *rawFS) CopyFileRange(_ <-chan struct{}, i *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	var n int64
 	size := min(i.Len, maxCopy)
-	c := r.maps.changer(r.caller(&i.InHeader), inoOf(i.NodeIdOut))
+	c := r.maps.changer(r.judgedWriter(&i.InHeader), inoOf(i.NodeIdOut))
 	if err := r.maps.copying(inoOf(i.NodeId), i.OffIn, size); err != nil {
 		return 0, r.status(err)
 	}
@@ -346,7 +351,7 @@ const maxCopy = 64 << 20
 // Fallocate allocates, punches, zeroes, collapses and inserts.
 func (r *rawFS) Fallocate(_ <-chan struct{}, i *fuse.FallocateIn) fuse.Status {
 	ino := inoOf(i.NodeId)
-	c := r.maps.changer(r.caller(&i.InHeader), ino)
+	c := r.maps.changer(r.judgedWriter(&i.InHeader), ino)
 	return r.status(r.maps.change(ino, i.Offset, i.Length, func() error {
 		return r.fs.Fallocate(background, c, ino, ext4.FallocMode(i.Mode), int64(i.Offset), int64(i.Length))
 	}))

@@ -70,6 +70,8 @@ func TestAsKernel(t *testing.T) {
 		{"of a group that the writer is in", append(owned(1000, 2000, 0o2666), step{one, op{Do: "open", P: "f", Flags: unix.O_RDWR}}, step{one, op{Do: "pwrite", N: 9}})},
 		{"a write of another takes privileges", append(owned(1000, 1000, 0o6777), step{two, op{Do: "open", P: "f", Flags: unix.O_RDWR}}, step{two, op{Do: "pwrite", N: 9}})},
 		{"so does an allocation", append(owned(1000, 1000, 0o6777), step{two, op{Do: "open", P: "f", Flags: unix.O_RDWR}}, step{two, op{Do: "fallocate", N: 9}})},
+		{"but not by one of its group", append(owned(1001, 2000, 0o2666), step{one, op{Do: "open", P: "f", Flags: unix.O_RDWR}}, step{one, op{Do: "fallocate", N: 9}})},
+		{"nor does his copy", append(owned(1001, 2000, 0o2666), step{one, op{Do: "open", P: "f", Flags: unix.O_RDWR}}, step{one, op{Do: "pwrite", N: 9}}, step{one, op{Do: "copy", Off2: 50, N: 9}})},
 		{"chown to nobody takes privileges", append(owned(1000, 1000, 0o6777), step{one, op{Do: "chown", P: "f", UID: -1, GID: -1}})},
 		{"where there are some, those of others", append(owned(1000, 1000, 0o777), step{two, op{Do: "chown", P: "f", UID: -1, GID: -1}})},
 	} {
