@@ -3,8 +3,10 @@ package commands
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -151,6 +153,35 @@ func TestJSONIsDocumented(t *testing.T) {
 			section = "help"
 		}
 		checkDocument(t, l.line, out, page, section)
+	}
+}
+
+// What mount and umount print is documented, too.
+func TestMountJSONIsDocumented(t *testing.T) {
+	if ok, err := canMount(); err != nil {
+		t.Fatal(err)
+	} else if !ok {
+		t.Skip("SKIPPED: mounting needs root and /dev/fuse")
+	}
+	dir := t.TempDir()
+	image, mnt := filepath.Join(dir, "disk.img"), filepath.Join(dir, "mnt")
+	if err := errors.Join(os.WriteFile(image, tourimage.New(), 0o644), os.Mkdir(mnt, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	defer unmountBelow(dir)
+	page := readJSONPage(t)
+	for _, line := range []string{"mount --json -o usrquota " + image + " " + mnt, "umount --json " + mnt} {
+		cmd := exec.Command("/proc/self/exe", strings.Fields(line)...)
+		cmd.Args[0] = programName // see TestMain
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", line, err, out)
+		}
+		section, _, _ := strings.Cut(line, " ")
+		checkDocument(t, line, string(out), page, section)
+		if section == "mount" && !strings.Contains(string(out), `"warnings":["usrquota has no effect`) {
+			t.Errorf("%s: no warning in %s", line, out)
+		}
 	}
 }
 
