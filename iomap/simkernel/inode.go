@@ -43,6 +43,7 @@ type inode struct {
 	folios   map[int64]*folio // guarded by mu: by the number of each of the smallest folios in them
 	wbErr    error            // guarded by mu: of write-back, for the next fsync
 	pending  []*ioend         // guarded by mu: submitted, not completed
+	written  sync.Cond        // on mu: pending has grown, or a folio's writing has changed
 	bad      bool             // guarded by mu: a reply was nonsense; everything fails with EIO
 
 	life sync.RWMutex // shared by who finds it in core and works on it; exclusive for eviction
@@ -69,6 +70,7 @@ func (k *Kernel) instantiate(e entry) (*inode, error) {
 			size:      int64(a.Size), diskSize: int64(a.Size),
 			atime: a.Atime, mtime: a.Mtime, ctime: a.Ctime, folios: map[int64]*folio{}, acls: map[string]ACL{},
 		}
+		in.written.L = &in.mu
 		in.onIomap = in.exclusive && a.Flags&attrIomap != 0 && a.Mode&fileType == syscall.S_IFREG
 		in.atomic = in.onIomap && a.Flags&attrAtomic != 0
 		k.inodes[e.nodeid] = in

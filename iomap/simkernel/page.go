@@ -93,6 +93,9 @@ func (in *inode) foliosIn(from, to int64) []*folio {
 
 // drop takes f, which is locked, out of the cache.
 func (in *inode) drop(f *folio) {
+	if f.gone {
+		return
+	}
 	f.gone = true
 	in.mu.Lock()
 	for pos := f.pos; pos < f.pos+int64(len(f.data)); pos += in.folioSize() {
@@ -121,8 +124,7 @@ func (in *inode) reclaim() {
 // zeroes the rest of the folio that holds size.
 func (in *inode) truncateCache(size int64) {
 	for _, f := range in.foliosIn(size, in.k.maxBytes) {
-		in.waitFor(f)
-		f.mu.Lock()
+		in.lockWritten(f, &writer{}, true)
 		if f.pos >= size {
 			in.drop(f)
 		} else {
@@ -149,7 +151,7 @@ func (in *inode) unmap(from, to int64) error {
 		return err
 	}
 	for _, f := range in.foliosIn(from, to) {
-		f.mu.Lock()
+		in.lockWritten(f, &writer{}, true)
 		if !f.gone && !slices.Contains(f.dirty, true) {
 			in.drop(f)
 		}

@@ -27,7 +27,7 @@ func (in *inode) writebackSome() {
 		return
 	}
 	f := all[in.k.pick(len(all))]
-	in.submit(f.pos, f.pos+int64(1+in.k.pick(4))*in.folioSize())
+	in.submit(f.pos, f.pos+int64(1+in.k.pick(4))*in.folioSize(), false)
 	if in.k.pick(2) == 0 {
 		in.wait()
 	}
@@ -36,29 +36,65 @@ func (in *inode) writebackSome() {
 // writeback writes the dirty folios of [from, to) back, waits for all of the
 // file's write-back, and returns what failed.
 func (in *inode) writeback(from, to int64) error {
-	in.submit(from, to)
+	in.submit(from, to, true)
 	in.wait()
+	for _, f := range in.foliosIn(from, to) { // what somebody else has submitted
+		in.waitFor(f)
+	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.wbErr
 }
 
-// submit maps the dirty blocks of [from, to) and makes ioends of them.
-func (in *inode) submit(from, to int64) {
+// submit maps the dirty blocks of [from, to) and makes ioends of them. Without
+// all, folios that somebody works with are left for later.
+func (in *inode) submit(from, to int64, all bool) {
 	var w writer
 	for _, f := range in.foliosIn(from, to) {
-		in.waitFor(f)
-		if !f.mu.TryLock() {
-			continue // somebody works with it: later
+		if !in.lockWritten(f, &w, all) {
+			continue
 		}
 		if !f.gone && slices.Contains(f.dirty, true) {
 			in.submitFolio(f, &w)
 		}
 		f.mu.Unlock()
 	}
+	in.flush(&w)
+}
+
+// flush gives what w has to the device.
+func (in *inode) flush(w *writer) {
 	in.mu.Lock()
+	defer in.mu.Unlock()
 	in.pending = append(in.pending, w.out...)
-	in.mu.Unlock()
+	w.out = nil
+	in.written.Broadcast()
+}
+
+// lockWritten locks f when nothing of it is under write-back. It reports whether it has, which without
+// all it need not.
+func (in *inode) lockWritten(f *folio, w *writer, all bool) bool {
+	for {
+		if in.isWriting(f) {
+			in.flush(w) // for whoever waits for that
+			in.waitFor(f)
+		}
+		if all {
+			f.mu.Lock()
+		} else if !f.mu.TryLock() {
+			return false
+		}
+		if !in.isWriting(f) {
+			return true
+		}
+		f.mu.Unlock()
+	}
+}
+
+func (in *inode) isWriting(f *folio) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return f.writing > 0
 }
 
 // writer is what one run of write-back goes on with from folio to folio.
@@ -193,10 +229,16 @@ func (in *inode) wait() {
 
 // waitFor completes the write-back that f is under.
 func (in *inode) waitFor(f *folio) {
-	in.mu.Lock()
-	writing := f.writing > 0
-	in.mu.Unlock()
-	if writing {
+	for {
+		in.mu.Lock()
+		for f.writing > 0 && len(in.pending) == 0 { // somebody else submits it, or completes it
+			in.written.Wait()
+		}
+		writing := f.writing > 0
+		in.mu.Unlock()
+		if !writing {
+			return
+		}
 		in.wait()
 	}
 }
@@ -237,6 +279,7 @@ func (in *inode) completeSome(es []*ioend) {
 		for _, f := range folios {
 			f.writing--
 		}
+		in.written.Broadcast()
 		in.mu.Unlock()
 		i = j
 	}
