@@ -26,8 +26,8 @@
 // goroutines race.
 //
 // It keeps names (dentry.go) and ACLs (acl.go), and asks for other attributes each
-// time. It has no permission checks, no passthrough and no BPF. It imports only package iomap, and never meets the
-// server's file system.
+// time. It has no permission checks, no passthrough and no BPF. It imports only
+// package iomap, and never meets the server's file system.
 //
 // Locks, in order: inode.life, inode.rw (i_rwsem), inode.inval (the invalidate lock),
 // folio.mu (the folio lock), inode.mu, mapCache.mu, Kernel.mu, Dev.mu. Requests
