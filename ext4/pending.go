@@ -114,10 +114,13 @@ func (fs *FS) AllocPending(ctx context.Context, c Caller, ino disk.Ino, at disk.
 // errOnlyAsked ends an update that only wanted to know whether it would do.
 var errOnlyAsked = errors.New("the update was a question")
 
+// LimitsQuota reports whether limits of quota hold for c.
+func (fs *FS) LimitsQuota(c Caller) bool { return len(fs.opts.QuotaLimits) > 0 && !c.Privileged }
+
 // checkLimits fails with EDQUOT if the caller's quota has no room for what is
 // pending for in.
 func (fs *FS) checkLimits(ctx context.Context, c Caller, in *Inode, pending []Pending) error {
-	if len(fs.opts.QuotaLimits) == 0 || c.Privileged {
+	if !fs.LimitsQuota(c) {
 		return nil
 	}
 	err := fs.Update(ctx, func(h *Handle) error {

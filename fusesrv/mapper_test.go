@@ -713,6 +713,49 @@ func TestMappedAgain(t *testing.T) {
 	check(t, f.Close())
 }
 
+// TestMappedPieces: who fills a hole here and there, or in four places at once, asks once in
+// 256 KiB, and the file lies in pieces of that size, not of single blocks.
+func TestMappedPieces(t *testing.T) {
+	const blocks, most = 2048, 2048/64 + 2
+	var places []int
+	for i := range blocks {
+		places = append(places, i%4*(blocks/4)+i/4)
+	}
+	for _, order := range [][]int{rand.New(rand.NewPCG(1, 1)).Perm(blocks), places} {
+		m, d := counted(t, 256<<20)
+		for _, flags := range []int{0, syscall.O_DIRECT} {
+			f, err := m.k.Open(nobody, fmt.Sprint("/f", flags), syscall.O_RDWR|syscall.O_CREAT|flags, 0o644)
+			check(t, err)
+			check(t, f.Truncate(blocks*4096))
+			m.k.ResetCounts()
+			for _, b := range order {
+				_, err := f.WriteAt(make([]byte, 4096), int64(b)*4096)
+				check(t, err)
+			}
+			check(t, f.Fsync(false))
+			asked := m.k.Counts()["BEGIN"]
+			st, err := f.Stat()
+			check(t, err)
+			in, err := m.fs.Inode(disk.Ino(st.Ino))
+			check(t, err)
+			runs := 0
+			for b := uint64(0); b < blocks; runs++ {
+				r, err := in.Map(disk.LBlock(b))
+				check(t, err)
+				if r.State != ext4.MapWritten {
+					t.Fatalf("block %d is not written", b)
+				}
+				b = r.End()
+			}
+			if asked > most || runs > most {
+				t.Errorf("%d blocks, flags %#x: %d BEGIN, %d runs, want %d at most", blocks, flags, asked, runs, most)
+			}
+			check(t, f.Close())
+		}
+		check(t, d.Fsync(false))
+	}
+}
+
 // TestMappedPreallocated: random direct writes into unwritten space take two
 // messages each at most, and less as what lies around them has been written.
 func TestMappedPreallocated(t *testing.T) {

@@ -43,9 +43,9 @@ type Server struct {
 
 	stripes [256]sync.RWMutex // by inode: shared over an answer, exclusive over a change of what is pending
 
-	mu    sync.RWMutex
-	files map[disk.Ino]*file // guarded by mu: those that have anything pending
-	ahead uint64             // guarded by mu: the sum of theirs, in blocks
+	mu             sync.RWMutex
+	files          map[disk.Ino]*file // guarded by mu: those that have anything pending
+	ahead, pending uint64             // guarded by mu: the sums of theirs, in blocks
 }
 
 // file is what the server keeps of an inode beside the file system. It is
@@ -53,8 +53,10 @@ type Server struct {
 type file struct {
 	pending []ext4.Pending // in order
 	size    int64          // as END told it, if that is more than the inode has; else 0
-	ahead   uint64         // blocks of pending behind the end of the file: taken in advance; guarded by mu
-	lost    error          // of an IOEND, until Settle has told it
+
+	blocks uint64 // of pending; guarded by Server.mu
+	ahead  uint64 // and those of them behind the end of the file, which were taken in advance; likewise
+	lost   error  // of an IOEND, until Settle has told it
 }
 
 // NewServer returns a server for fs, whose blocks are on backing device dev
@@ -83,10 +85,11 @@ func (s *Server) file(ino disk.Ino) *file {
 
 // keep remembers f, or forgets it if there is nothing to remember.
 func (s *Server) keep(ino disk.Ino, f *file) {
-	ahead := s.aheadOf(ino, f)
+	ahead, blocks := s.aheadOf(ino, f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ahead, f.ahead = s.ahead-f.ahead+ahead, ahead
+	s.pending, f.blocks = s.pending-f.blocks+blocks, blocks
 	if len(f.pending) == 0 && f.size == 0 && f.lost == nil {
 		delete(s.files, ino)
 		return
@@ -172,7 +175,7 @@ func (s *Server) cacheable(req iomap.Request, m iomap.Mapping) bool {
 // look returns the mapping at req.Pos as it is, with what is pending.
 func (s *Server) look(in *ext4.Inode, req iomap.Request, o Options) (iomap.Mapping, error) {
 	m, err := mapping(in, req, o)
-	if err != nil || m.Type != iomap.TypeHole {
+	if err != nil || m.Type != iomap.TypeHole || req.Op&iomap.OpSwapfile != 0 { // swap goes to what the file has for good
 		return m, err
 	}
 	return s.overlay(in.Ino(), m, req.Pos), nil
@@ -242,9 +245,13 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 	case m.Type == iomap.TypeHole && !alone:
 		return m, errAlone
 	case m.Type == iomap.TypeHole:
-		hole := m
-		if m, err = s.alloc(ctx, c, in, req, hole); errors.Is(err, unix.EDQUOT) && req != asked {
-			m, err = s.alloc(ctx, c, in, asked, hole) // what is in advance is no use of a quota
+		hole, first, end := m, req.Pos/o.BlockSize, blocksOf(min(req.Pos+req.Count, m.Offset+m.Length), o.BlockSize)
+		if req == asked && !s.fs.LimitsQuota(c) { // all that is pending counts against a limit
+			first, end = s.around(in, req.Op, hole, first, end)
+		}
+		m, err = s.alloc(ctx, c, in, req, first, end)
+		if errors.Is(err, unix.EDQUOT) || errors.Is(err, errElsewhere) { // what is in advance is no use of a quota
+			m, err = s.alloc(ctx, c, in, asked, asked.Pos/o.BlockSize, blocksOf(min(asked.Pos+asked.Count, hole.Offset+hole.Length), o.BlockSize))
 		}
 		if err != nil {
 			return m, err
@@ -278,41 +285,72 @@ func (s *Server) inline(ctx context.Context, c ext4.Caller, in *ext4.Inode, req 
 // end, beyond what was asked for.
 const maxAhead = 128 << 20
 
-// alloc gives the hole m, or as much of it as req asks for and lies together,
-// blocks.
-func (s *Server) alloc(ctx context.Context, c ext4.Caller, in *ext4.Inode, req iomap.Request, m iomap.Mapping) (iomap.Mapping, error) {
+// maxAround is how many bytes are taken, with those around it, for a write
+// into a hole before the end of a file.
+const maxAround = 256 << 10
+
+// around makes of blocks [first, end) in a hole before the end of the file the pieces of maxAround
+// that they lie in, as far as the hole goes: who writes here and there, or in several places at once, gets runs
+// of that length, and asks less often. Not when space is short, or a sixteenth of what is free is
+// pending.
+func (s *Server) around(in *ext4.Inode, op iomap.Op, hole iomap.Mapping, first, end uint64) (uint64, uint64) {
 	bs := s.o.BlockSize
+	n := maxAround / bs
+	size := blocksOf(uint64(max(in.Size(), 0)), bs)
+	st, err := s.fs.Statfs()
+	s.mu.RLock()
+	pending := s.pending
+	s.mu.RUnlock()
+	if op&iomap.OpWriteback != 0 || end > size || err != nil || st.Free < st.Blocks/8 || pending+n > st.Free/16 {
+		return first, end
+	}
+	first = max(first/n*n, hole.Offset/bs)
+	return first, max(end, min((end+n-1)/n*n, (hole.Offset+hole.Length)/bs, size))
+}
+
+// blocksOf is how many blocks of bs bytes n bytes take.
+func blocksOf(n, bs uint64) uint64 { return (n + bs - 1) / bs }
+
+// errElsewhere says that what lies together does not reach to where it is wanted.
+var errElsewhere = errors.New("the run ends before the position asked for")
+
+// alloc gives blocks [first, end) of a hole, or as many from first on as lie together,
+// blocks, req.Pos among them. It fails with errElsewhere if they are fewer.
+func (s *Server) alloc(ctx context.Context, c ext4.Caller, in *ext4.Inode, req iomap.Request, first, end uint64) (iomap.Mapping, error) {
 	f := s.file(in.Ino())
 	if f == nil {
 		f = &file{}
 	}
-	first := req.Pos / bs
-	end := min(req.Pos+req.Count, m.Offset+m.Length)
 	if req.Op&iomap.OpWriteback != 0 {
 		c = ext4.Root // it was promised when the page was written
 	}
-	p, err := s.fs.AllocPending(ctx, c, in.Ino(), disk.LBlock(first), (end+bs-1)/bs-first, f.pending)
+	p, err := s.fs.AllocPending(ctx, c, in.Ino(), disk.LBlock(first), end-first, f.pending)
 	if err != nil {
-		return m, err
+		return iomap.Mapping{}, err
+	}
+	if p.End() <= req.Pos/s.o.BlockSize {
+		s.fs.DropPending([]ext4.Pending{p})
+		return iomap.Mapping{}, errElsewhere
 	}
 	s.put(in.Ino(), f, append(f.pending, p))
 	return s.unwritten(p), nil
 }
 
-// aheadOf is how many blocks f has behind its end.
-func (s *Server) aheadOf(ino disk.Ino, f *file) (n uint64) {
+// aheadOf is how many pending blocks f has behind its end, and in all.
+func (s *Server) aheadOf(ino disk.Ino, f *file) (ahead, blocks uint64) {
 	if len(f.pending) == 0 {
-		return 0
+		return 0, 0
 	}
 	size := f.size
 	if in, err := s.fs.Inode(ino); err == nil {
 		size = max(size, in.Size())
 	}
-	end := (uint64(size) + s.o.BlockSize - 1) / s.o.BlockSize
+	end := blocksOf(uint64(size), s.o.BlockSize)
 	for _, p := range f.pending {
-		n += p.End() - min(max(end, uint64(p.At)), p.End())
+		ahead += p.End() - min(max(end, uint64(p.At)), p.End())
+		blocks += p.Len
 	}
-	return n
+	return ahead, blocks
 }
 
 // askAhead makes of a write behind the end of the file one that asks for four times as much again

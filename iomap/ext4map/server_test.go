@@ -695,6 +695,39 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestAround: a write into a hole gets its surroundings too, which are the file's for nobody who
+// would use them without an IOEND, and go with the last user.
+func TestAround(t *testing.T) {
+	fs, dev := image(t, "64M", "-t", "ext4", "-b", "4096")
+	w := newWriter(t, fs, dev, "f", 1)
+	free := freeBlocks(t, fs)
+	if err := w.truncate(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := w.begin(iomap.OpWrite, 300<<10, 5000); err != nil || m.Type != iomap.TypeUnwritten || m.Offset != 256<<10 || m.Length != 256<<10 {
+		t.Errorf("a write into a hole: %v, %v, want 256 KiB from there on", m, err)
+	}
+	if err := w.write(make([]byte, 8192), 280<<10); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := w.begin(iomap.OpReport|iomap.OpSwapfile, 0, 1<<20); err != nil || m.Type != iomap.TypeHole {
+		t.Errorf("swap on pending blocks: %v, %v, want a hole", m, err)
+	}
+	if m, err := w.begin(iomap.OpReport|iomap.OpSwapfile, 300<<10, 1<<20); err != nil || m.Type != iomap.TypeHole {
+		t.Errorf("swap on pending blocks: %v, %v, want a hole", m, err)
+	}
+	// Between what is there, and the end of the file.
+	if m, err := w.begin(iomap.OpWrite, 1<<20-5000, 100); err != nil || m.Offset != 768<<10 || m.Length != 256<<10 {
+		t.Errorf("a write near the end: %v, %v, want 256 KiB up to there", m, err)
+	}
+	if err := errors.Join(w.s.Released(w.ino), fs.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	if got := freeBlocks(t, fs); got != free-2 {
+		t.Errorf("%d blocks are free, want %d: two were written", got, free-2)
+	}
+}
+
 // TestAheadOfQuota: a write that fits into the caller's quota is not refused for what would
 // be taken in advance.
 func TestAheadOfQuota(t *testing.T) {
@@ -725,6 +758,15 @@ func TestAheadOfQuota(t *testing.T) {
 	}
 	if !errors.Is(err, unix.EDQUOT) || w.size < limit-64<<10-8192 || w.size > limit {
 		t.Errorf("%d bytes were written, %v, want EDQUOT near %d", w.size, err, limit)
+	}
+	// Nor for what lies around it.
+	if err := errors.Join(w.s.Released(w.ino), w.truncate(0), w.truncate(64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	for pos := int64(0); pos < 64<<20; pos += 512 << 10 {
+		if _, err := w.begin(iomap.OpWrite, pos, 4096); err != nil {
+			t.Fatalf("a page at %d: %v", pos, err)
+		}
 	}
 	if err := w.s.Released(w.ino); err != nil {
 		t.Fatal(err)
