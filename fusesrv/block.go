@@ -125,5 +125,5 @@ func (r *rawFS) SyncFS() fuse.Status {
 	if err := r.maps.settleAll(); err != nil {
 		return r.status(err)
 	}
-	return r.status(r.fs.Sync())
+	return r.status(errors.Join(r.atimes.write(), r.fs.Sync()))
 }
