@@ -199,6 +199,40 @@ func (d *damage) operate(n int) (answers []unix.Errno) {
 	return answers
 }
 
+// readAll reads of each inode all that readers ask for. What they are told is not compared: it is of a
+// known kind, and comes.
+func (d *damage) readAll() {
+	for _, p := range d.paths {
+		ino, err := d.inode(p)
+		if err != nil {
+			continue
+		}
+		in, err := d.fs.Inode(ino)
+		if err != nil {
+			continue
+		}
+		for what, read := range map[string]func() error{
+			"contents": func() error { _, err := in.ReadAt(make([]byte, 300_000), 0); return err },
+			"end":      func() error { _, err := in.ReadAt(make([]byte, 5000), in.Size()-4000); return err },
+			"data":     func() error { _, err := in.SeekData(0); return err },
+			"hole":     func() error { _, err := in.SeekHole(0); return err },
+			"target":   func() error { _, err := in.Readlink(); return err },
+			"names":    func() error { _, err := in.Listxattr(); return err },
+			"xattrs":   func() error { _, err := in.Xattrs(); return err },
+			"xattr":    func() error { _, err := in.Getxattr("user.large"); return err },
+			"acl":      func() error { _, err := in.Getxattr(accessACL); return err },
+			"parent":   func() error { _, err := in.Parent(); return err },
+			"missing":  func() error { _, err := d.fs.Lookup(in, "missing"); return err },
+		} {
+			if err := read(); err != io.EOF {
+				if _, ok := kindOfError(err); !ok {
+					d.t.Fatalf("%s of %s (%d): an error of no kind, %T: %v\nafter %q", what, p, ino, err, err, d.log)
+				}
+			}
+		}
+	}
+}
+
 // inode finds what is at a path: by its name, or as somebody who knows its number does.
 func (d *damage) inode(p string) (disk.Ino, error) {
 	if n, ok := d.tree[p]; ok && d.numbers && d.rng.IntN(2) == 0 {
@@ -340,12 +374,20 @@ func runDamage(t testing.TB, v *victim, src *seedOf) {
 	}
 	policy := []ErrorPolicy{ErrorsContinue, ErrorsContinue, ErrorsRemountRO, ErrorsPanic}[rng.IntN(4)]
 	seed := rng.Uint64()
-	run := func(mem *blockdev.Mem) (answers []unix.Errno, err error) {
-		if d.fs, err = Open(mem, Options{Write: true, CommitInterval: time.Hour, CacheSize: 4 << 20, Now: crashClock, Errors: policy}); err != nil {
+	open := func(mem *blockdev.Mem) (err error) {
+		d.rng = rand.New(rand.NewPCG(seed, 1))
+		d.fs, err = Open(mem, Options{Write: true, CommitInterval: time.Hour, CacheSize: 4 << 20, Now: crashClock, Errors: policy})
+		return err
+	}
+	run := func(mem *blockdev.Mem) ([]unix.Errno, error) {
+		if err := open(mem); err != nil {
 			return nil, err
 		}
-		d.rng = rand.New(rand.NewPCG(seed, 1))
 		return d.operate(12), nil
+	}
+	if open(damaged.Clone()) == nil { // another: what readers meet is put on record
+		d.readAll()
+		_ = d.fs.Close() // as errors= says, it may have ended
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -522,6 +564,7 @@ func TestCorpusOperations(t *testing.T) {
 				v.list("/", 3)
 				v.paths = slices.Sorted(maps.Keys(v.tree))
 				d := &damage{victim: v, t: t, fs: fs, rng: rand.New(rand.NewPCG(seed, uint64(i))), paths: v.paths, numbers: true}
+				d.readAll()
 				d.operate(25)
 			}
 		})
