@@ -245,13 +245,18 @@ func (s *Server) forWrite(ctx context.Context, c ext4.Caller, in *ext4.Inode, re
 	case m.Type == iomap.TypeHole && !alone:
 		return m, errAlone
 	case m.Type == iomap.TypeHole:
-		hole, first, end := m, req.Pos/o.BlockSize, blocksOf(min(req.Pos+req.Count, m.Offset+m.Length), o.BlockSize)
+		hole := m
+		span := func(r iomap.Request) (first, end uint64) {
+			return r.Pos / o.BlockSize, blocksOf(min(r.Pos+r.Count, hole.Offset+hole.Length), o.BlockSize)
+		}
+		first, end := span(req)
 		if req == asked && !s.fs.LimitsQuota(c) { // all that is pending counts against a limit
 			first, end = s.around(in, req.Op, hole, first, end)
 		}
 		m, err = s.alloc(ctx, c, in, req, first, end)
-		if errors.Is(err, unix.EDQUOT) || errors.Is(err, errElsewhere) { // what is in advance is no use of a quota
-			m, err = s.alloc(ctx, c, in, asked, asked.Pos/o.BlockSize, blocksOf(min(asked.Pos+asked.Count, hole.Offset+hole.Length), o.BlockSize))
+		if errors.Is(err, unix.EDQUOT) || errors.Is(err, errElsewhere) { // only what was asked for, then
+			first, end = span(asked)
+			m, err = s.alloc(ctx, c, in, asked, first, end)
 		}
 		if err != nil {
 			return m, err
@@ -314,8 +319,8 @@ func blocksOf(n, bs uint64) uint64 { return (n + bs - 1) / bs }
 // errElsewhere says that what lies together does not reach to where it is wanted.
 var errElsewhere = errors.New("the run ends before the position asked for")
 
-// alloc gives blocks [first, end) of a hole, or as many from first on as lie together,
-// blocks, req.Pos among them. It fails with errElsewhere if they are fewer.
+// alloc takes space for blocks [first, end) of a hole, or for as many from first on as lie
+// together. It fails with errElsewhere if req.Pos is not among them.
 func (s *Server) alloc(ctx context.Context, c ext4.Caller, in *ext4.Inode, req iomap.Request, first, end uint64) (iomap.Mapping, error) {
 	f := s.file(in.Ino())
 	if f == nil {
