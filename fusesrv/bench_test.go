@@ -115,15 +115,17 @@ func newNull(size int) *nullFS {
 	return &nullFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), size: uint64(size)}
 }
 
-// mountNull mounts fs through our loop, or go-fuse's.
-func mountNull(b *testing.B, fs served, ours bool) string {
+// serveNull mounts fs through our loop, or go-fuse's, with ACLs or without. done is closed when it has
+// ended, by an unmount.
+func serveNull(b *testing.B, fs served, ours, acl bool) (dir string, done chan struct{}) {
 	b.Helper()
 	fixtures.Need(b, "root", "fuse")
-	dir := b.TempDir()
+	dir = b.TempDir()
 	fd, err := mountFuse(dir, "null", "fuse.null", &Options{}, Flags{}, nil)
 	check(b, err)
-	o := &fuse.MountOptions{MaxWrite: maxRead, MaxBackground: maxBackground, ExplicitDataCacheControl: true, Logger: log.Default()}
-	done := make(chan struct{})
+	b.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	o := &fuse.MountOptions{MaxWrite: maxRead, MaxBackground: maxBackground, ExplicitDataCacheControl: true, EnableAcl: acl, Logger: log.Default()}
+	done = make(chan struct{})
 	if ours {
 		l, err := newLoop(device(fd), fs, nil, o, func(*fuse.InitIn, storeFunc) {})
 		check(b, err)
@@ -133,6 +135,13 @@ func mountNull(b *testing.B, fs served, ours bool) string {
 		check(b, err)
 		go func() { s.Serve(); close(done) }()
 	}
+	return dir, done
+}
+
+// mountNull is serveNull until the benchmark ends, for a client in this process.
+func mountNull(b *testing.B, fs served, ours bool) string {
+	b.Helper()
+	dir, done := serveNull(b, fs, ours, false)
 	b.Cleanup(func() {
 		check(b, unix.Unmount(dir, 0))
 		<-done

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"hash/fnv"
-	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,31 +189,39 @@ func mountForNull(b *testing.B, kind string, clients int) (dir string, end func(
 	dir = b.TempDir()
 	s, err := Mount(fs, dir, Options{FSName: img, Image: dev, Extra: []string{"rw"}})
 	check(b, err)
+	b.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	go s.Serve()
 	check(b, s.WaitMount())
 	return dir, func() {
-		check(b, s.Unmount())
+		unmountIdle(b, dir)
 		s.Wait()
 		check(b, os.Remove(img))
 	}
 }
 
 func mountNullNames(b *testing.B) (dir string, end func()) {
-	dir = b.TempDir()
-	fd, err := mountFuse(dir, "null", "fuse.null", &Options{}, Flags{}, nil)
-	check(b, err)
-	o := &fuse.MountOptions{MaxWrite: maxRead, MaxBackground: maxBackground, ExplicitDataCacheControl: true, EnableAcl: true, Logger: log.Default()}
-	l, err := newLoop(device(fd), nullNames{newNull(0)}, nil, o, func(*fuse.InitIn, storeFunc) {})
-	check(b, err)
-	done := make(chan struct{})
-	go func() { l.run(); close(done) }()
+	dir, done := serveNull(b, nullNames{newNull(0)}, true, true)
 	// So that OPEN and FLUSH are not sent, as with ours.
 	f, err := unix.Open(filepath.Join(dir, "file"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	check(b, err)
 	unix.Close(f)
 	return dir, func() {
-		check(b, unix.Unmount(dir, 0))
+		unmountIdle(b, dir)
 		<-done
+	}
+}
+
+// unmountIdle takes away a mount whose users have ended just now.
+func unmountIdle(b *testing.B, dir string) {
+	b.Helper()
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		err := unix.Unmount(dir, 0)
+		if err == nil {
+			return
+		}
+		if err != unix.EBUSY || time.Since(start) > 10*time.Second {
+			b.Fatalf("unmount %s: %v", dir, err)
+		}
 	}
 }
 
