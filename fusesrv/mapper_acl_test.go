@@ -44,7 +44,7 @@ func TestMappedACL(t *testing.T) {
 			case "SETATTR":
 				s += fmt.Sprintf("(%#x,%o)", le.Uint32(r), le.Uint32(r[68:])&0o7777)
 			case "SETXATTR":
-				name, _, _ := strings.Cut(string(r[8:]), "\x00")
+				name, _, _ := strings.Cut(string(r[16:]), "\x00")
 				s += "(" + strings.TrimPrefix(name, "system.posix_acl_") + ")"
 			case "LOOKUP", "GETXATTR":
 				return

@@ -383,7 +383,10 @@ func (p *treeProgram) attributes() (string, error) {
 		}
 		value := strings.Repeat("v", p.rng.IntN(30)+p.rng.IntN(2)*100)
 		err := p.k.Setxattr(rootCred, path, name, []byte(value))
-		n.xattrs[name], n.ctime = value, now
+		if old, ok := n.xattrs[name]; isRegular(n) || !ok || old != value { // ext4 does nothing for the value that is there
+			n.ctime = now
+		}
+		n.xattrs[name] = value
 		return fmt.Sprintf("setxattr %s %d %s", name, len(value), path), err
 	}
 	acl, wire := p.randomACL()
@@ -394,10 +397,9 @@ func (p *treeProgram) attributes() (string, error) {
 	if isDir(n) && p.rng.IntN(2) == 0 {
 		what := fmt.Sprintf("default ACL %v of %s", acl, path)
 		err := p.k.SetACL(c, path, simkernel.ACLDefault, wire)
-		if take && n.deflt == nil { // nothing changes
-			return what, err
+		if !slices.Equal(n.deflt, acl) {
+			n.deflt, n.ctime = acl, now
 		}
-		n.deflt, n.ctime = acl, now
 		return what, err
 	}
 	what := fmt.Sprintf("access ACL %v of %s by %d", acl, path, c.UID)
@@ -412,7 +414,7 @@ func (p *treeProgram) attributes() (string, error) {
 			mode &^= unix.S_ISGID
 		}
 	}
-	if isRegular(n) || mode != n.mode || had != nil || acl != nil {
+	if isRegular(n) || mode != n.mode || !slices.Equal(had, acl) {
 		n.ctime = now
 	}
 	n.access, n.mode = acl, mode

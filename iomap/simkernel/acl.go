@@ -186,8 +186,12 @@ func (in *inode) sendACL(c Cred, name string, a ACL) error {
 			err = nil
 		}
 	} else {
-		b := a.Bytes()
-		_, err = in.k.call(opSetxattr, in.nodeid, c, msg().u32(uint32(len(b))).u32(0).name(name).raw(b).b)
+		const killSgid = 1 // FUSE_SETXATTR_ACL_KILL_SGID
+		flags := uint32(0)
+		if !in.localACL() && name == ACLAccess && !in.mayKeepSgid(c) {
+			flags = killSgid
+		}
+		_, err = in.k.call(opSetxattr, in.nodeid, c, in.k.setxattr(name, a.Bytes(), flags))
 	}
 	if err != nil {
 		return err

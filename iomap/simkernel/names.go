@@ -283,7 +283,16 @@ func (k *Kernel) Readdir(c Cred, path string) ([]string, error) {
 
 // Setxattr sets an attribute that is no ACL.
 func (k *Kernel) Setxattr(c Cred, path, name string, value []byte) error {
-	return k.xattr(c, path, opSetxattr, msg().u32(uint32(len(value))).u32(0).name(name).raw(value).b)
+	return k.xattr(c, path, opSetxattr, k.setxattr(name, value, 0))
+}
+
+// setxattr is struct fuse_setxattr_in and what follows it.
+func (k *Kernel) setxattr(name string, value []byte, flags uint32) []byte {
+	w := msg().u32(uint32(len(value))).u32(0)
+	if k.xattrExt {
+		w.u32(flags).u32(0)
+	}
+	return w.name(name).raw(value).b
 }
 
 // Removexattr removes one.

@@ -116,6 +116,7 @@ type Kernel struct {
 	cacheMax  int
 	posixACL  bool
 	dontMask  bool // the umask is the server's to apply
+	xattrExt  bool // SETXATTR says whether set-group-ID goes
 
 	timeGran         uint32 // ns
 	timeMin, timeMax int64  // seconds
@@ -180,6 +181,7 @@ const (
 	initDontMask     = 1 << 6
 	initPosixACL     = 1 << 20
 	initMaxPages     = 1 << 22
+	initSetxattrExt  = 1 << 29
 	initExt          = 1 << 30
 	initIomap        = 1 << (43 - 32) // FUSE_IOMAP, in flags2
 
@@ -190,7 +192,7 @@ const (
 // Mount does the handshake: INIT and CONFIG. A server that does not take iomap
 // up fails it, as this kernel has nothing else to offer.
 func (k *Kernel) Mount() error {
-	const offered = 1<<0 | 1<<5 | initDontMask | 1<<13 | 1<<14 | 1<<15 | 1<<18 | initPosixACL | initMaxPages | 1<<23 | initExt
+	const offered = 1<<0 | 1<<5 | initDontMask | 1<<13 | 1<<14 | 1<<15 | 1<<18 | initPosixACL | initMaxPages | 1<<23 | initSetxattrExt | initExt
 	in := msg().u32(7).u32(kernelMinor).u32(128 << 10).u32(offered).u32(initIomap).zeros(44)
 	out, err := k.call(opInit, 0, Cred{}, in.b)
 	if err != nil {
@@ -208,7 +210,7 @@ func (k *Kernel) Mount() error {
 	case minor < minorExclusive:
 		return k.breach(fmt.Errorf("INIT: minor version is %d: below %d no inode ever uses iomap", minor, minorExclusive))
 	}
-	k.posixACL, k.dontMask = flags&initPosixACL != 0, flags&initDontMask != 0
+	k.posixACL, k.dontMask, k.xattrExt = flags&initPosixACL != 0, flags&initDontMask != 0, flags&initSetxattrExt != 0
 	k.iomapOn = true
 	return k.configure()
 }
