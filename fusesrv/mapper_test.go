@@ -51,12 +51,21 @@ type mapped struct {
 	stop func() // waits for the server
 }
 
+// stale is what the free blocks of small file systems hold: no file ever has it.
+const stale = 0xfe
+
 // mkfsMem makes a file system in memory.
 func mkfsMem(t testing.TB, size int64, args string) *blockdev.Mem {
 	t.Helper()
 	fixtures.Need(t, "mke2fs")
 	name := filepath.Join(t.TempDir(), "image")
-	if out, err := exec.Command("mke2fs", append(strings.Fields(args), "-q", "-F", name, fmt.Sprint(size>>10, "k"))...).CombinedOutput(); err != nil {
+	var before []byte
+	if size <= 32<<20 {
+		before = bytes.Repeat([]byte{stale}, int(size))
+	}
+	check(t, os.WriteFile(name, before, 0o600))
+	made := append(strings.Fields(args), "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", name, fmt.Sprint(size>>10, "k"))
+	if out, err := exec.Command("mke2fs", made...).CombinedOutput(); err != nil {
 		t.Fatalf("mke2fs %s: %v\n%s", args, err, out)
 	}
 	image, err := os.ReadFile(name)
