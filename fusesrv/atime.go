@@ -46,7 +46,7 @@ type atimes struct {
 	timer *time.Timer   // immutable: calls write
 	mount mountInfo     // immutable once it is served: where accesses come from
 
-	writing sync.Mutex // held over a write
+	writing sync.Mutex // held over a write, or while somebody sets an atime
 
 	mu      sync.Mutex
 	off     bool                   // guarded by mu: no access counts
@@ -116,14 +116,21 @@ func (a *atimes) showLocked(st *ext4.Stat) {
 	}
 }
 
-// forget drops what is known of an inode, whose atime was set.
-func (a *atimes) forget(ino disk.Ino) {
+// set calls fn, which sets the atime of an inode, and forgets accesses before
+// that. No write comes in between, which would put one of them over what is set.
+func (a *atimes) set(ino disk.Ino, fn func() error) error {
 	if a == nil {
-		return
+		return fn()
+	}
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	if err := fn(); err != nil {
+		return err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.pending, ino)
+	return nil
 }
 
 // write writes all times. What cannot be written is dropped: the file system

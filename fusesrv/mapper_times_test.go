@@ -173,3 +173,30 @@ func TestMappedTimes(t *testing.T) {
 		})
 	}
 }
+
+// TestAtimeSetMeanwhile: an atime that somebody sets stays, whatever of earlier accesses is being written.
+func TestAtimeSetMeanwhile(t *testing.T) {
+	m, _ := mappedTimes(t, simkernel.Options{})
+	check(t, m.k.Mkdir(rootCred, "/d", 0o755))
+	in, err := m.fs.Resolve("/d", false)
+	check(t, err)
+	a, ino := m.s.raw.atimes, in.Ino()
+	for i := range 500 {
+		a.mu.Lock()
+		a.pending[ino] = disk.Time{Sec: 2_000_000_000 + int64(i)}
+		a.mu.Unlock()
+		written := make(chan error)
+		go func() { written <- a.write() }()
+		want := disk.Time{Sec: int64(i)}
+		check(t, a.set(ino, func() error {
+			return m.fs.SetAttr(background, ext4.Root, ino, ext4.SetAttr{Atime: &want})
+		}))
+		check(t, <-written)
+		in, err := m.fs.Inode(ino)
+		check(t, err)
+		if st := m.s.raw.stat(in); st.Atime != want {
+			t.Fatalf("round %d: atime is %v, want %v, which was set last", i, st.Atime, want)
+		}
+	}
+	m.unmount()
+}

@@ -152,12 +152,16 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, i *fuse.SetAttrIn, out *fuse.AttrOut)
 		a.Kept = r.maps.keepsTimes(ino)
 	}
 	if a != (ext4.SetAttr{}) {
-		if err := r.fs.SetAttr(background, c, ino, a); err != nil {
+		set := func() error { return r.fs.SetAttr(background, c, ino, a) }
+		var err error
+		if a.Atime != nil {
+			err = r.atimes.set(ino, set)
+		} else {
+			err = set()
+		}
+		if err != nil {
 			return r.status(err)
 		}
-	}
-	if a.Atime != nil {
-		r.atimes.forget(ino)
 	}
 	return r.GetAttr(nil, &fuse.GetAttrIn{InHeader: i.InHeader}, out)
 }

@@ -61,6 +61,8 @@ func (in *inode) accessed(c Cred, flags uint32) {
 
 // flushTimes sends the times to the server, if they are not there.
 func (in *inode) flushTimes() error {
+	in.sending.Lock()
+	defer in.sending.Unlock()
 	in.mu.Lock()
 	dirty, c := in.timeless, in.dirtier
 	in.timeless = false
@@ -102,6 +104,8 @@ func (in *inode) sendAttr(c Cred, s setattr) error {
 		if err := in.sync(); err != nil {
 			return err
 		}
+		in.sending.Lock()
+		defer in.sending.Unlock()
 		in.mu.Lock()
 		in.ctime = k.now()
 		if s.valid&fattrMtime != 0 {

@@ -27,6 +27,8 @@ func (in *inode) truncate(c Cred, size int64, fh *uint64) error {
 			return err
 		}
 		if size != old {
+			in.sending.Lock()
+			defer in.sending.Unlock()
 			in.stamp(c, true)
 			mode, stripped := in.strippedMode(c)
 			in.mu.Lock()

@@ -46,6 +46,8 @@ type inode struct {
 	written  sync.Cond        // on mu: pending has grown, or a folio's writing has changed
 	bad      bool             // guarded by mu: a reply was nonsense; everything fails with EIO
 
+	sending sync.Mutex // over each SETATTR, so that none with older times comes later (I_SYNC)
+
 	life sync.RWMutex // shared by who finds it in core and works on it; exclusive for eviction
 	gone bool         // guarded by life: evicted
 

@@ -30,8 +30,8 @@
 // package iomap, and never meets the server's file system.
 //
 // Locks, in order: inode.life, inode.rw (i_rwsem), inode.inval (the invalidate lock),
-// folio.mu (the folio lock), inode.mu, mapCache.mu, Kernel.mu, Dev.mu. Requests
-// are sent under the first four, as the kernel does, and under no other.
+// inode.sending (I_SYNC), folio.mu (the folio lock), inode.mu, mapCache.mu, Kernel.mu,
+// Dev.mu. Requests are sent under the first five, as the kernel does, and under no other.
 package simkernel
 
 import (
