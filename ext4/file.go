@@ -19,6 +19,9 @@ type Caller struct {
 	Umask      disk.Mode // permissions that new files do not get, unless their directory has a default ACL
 	Privileged bool      // has CAP_SYS_RESOURCE, CAP_FSETID and the like
 	KeepTimes  bool      // a change of contents does not change the times: whoever has kept it in a cache, or makes it himself, sets them
+
+	// KeepPrivileges leaves a file that is written its set-user-ID, set-group-ID and capabilities.
+	KeepPrivileges bool
 }
 
 // Root may do everything.
@@ -192,6 +195,9 @@ func (h *Handle) needLargeFile(in *Inode) {
 // away: set-user-ID; set-group-ID where it is one, or the caller is not of the group;
 // and, whoever writes, capabilities (file_remove_privs, setattr_should_drop_suidgid).
 func (h *Handle) clearPrivileges(c Caller, in *Inode) error {
+	if c.KeepPrivileges {
+		return nil
+	}
 	if !c.Privileged {
 		in.disk.Mode &^= unix.S_ISUID
 		if in.disk.Mode&unix.S_IXGRP != 0 || !c.mayActFor(in.disk.GID) {

@@ -302,6 +302,7 @@ func (r *rawFS) Write(_ <-chan struct{}, i *fuse.WriteIn, data []byte) (uint32, 
 	if i.WriteFlags&fuse.WRITE_CACHE != 0 {
 		_, settling := r.settling.Load(ino)
 		c.KeepTimes = r.writeBack && !settling
+		c.KeepPrivileges = true // write(2) has taken them, and a write through a mapping takes none
 		return uint32(len(data)), r.status(r.writeBackAt(c, ino, data, int64(i.Offset)))
 	}
 	var n int

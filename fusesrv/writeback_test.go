@@ -2,6 +2,7 @@ package fusesrv
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -539,4 +540,37 @@ func seekDirty(name string) error {
 		return fmt.Errorf("the first page was written, data begin at %d (%v)", at, err)
 	}
 	return nil
+}
+
+// What is written through a mapping takes no capabilities from a file, also when it is written back after they were
+// set; what is written by write(2) does (ext4_page_mkwrite, file_remove_privs).
+func TestWriteBackKeepsCapability(t *testing.T) {
+	const name = "security.capability"
+	capability := make([]byte, 20) // struct vfs_cap_data, revision 2: none
+	binary.LittleEndian.PutUint32(capability, 0x02000000)
+	for _, writeBack := range []bool{false, true} {
+		img := madeFS(t, "16M", func(string) {})
+		m := mountFile(t, img, 0, Options{Extra: []string{"rw"}, WriteBack: writeBack}, ext4.Options{Write: true})
+		f, err := os.OpenFile(filepath.Join(m.dir, "file"), os.O_RDWR|os.O_CREATE, 0o755)
+		check(t, err)
+		defer f.Close()
+		_, err = f.Write(make([]byte, 8192))
+		check(t, err)
+		check(t, f.Sync())
+		pages, err := unix.Mmap(int(f.Fd()), 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		check(t, err)
+		defer unix.Munmap(pages)
+		pages[5000] = 1
+		check(t, unix.Fsetxattr(int(f.Fd()), name, capability, 0))
+		check(t, f.Sync())
+		if _, err := unix.Fgetxattr(int(f.Fd()), name, make([]byte, 20)); err != nil {
+			t.Errorf("writeback_cache %t: written back: %v", writeBack, err)
+		}
+		_, err = f.WriteAt([]byte("x"), 0)
+		check(t, err)
+		check(t, f.Sync())
+		if _, err := unix.Fgetxattr(int(f.Fd()), name, make([]byte, 20)); err != unix.ENODATA {
+			t.Errorf("writeback_cache %t: written: %v, want ENODATA", writeBack, err)
+		}
+	}
 }
