@@ -578,6 +578,7 @@ func TestMountNeedsDirectory(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	fs, _ := openFS(t, madeFS(t, "16M", func(string) {}), 0, ext4.Options{})
 	tests := []struct {
 		dir  string
 		want error
@@ -586,12 +587,12 @@ func TestMountNeedsDirectory(t *testing.T) {
 		{file + "-is-not", os.ErrNotExist},
 	}
 	for _, tt := range tests {
-		if _, err := Mount(nil, tt.dir, Options{}); !errors.Is(err, tt.want) {
+		if _, err := Mount(fs, tt.dir, Options{}); !errors.Is(err, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.dir, err, tt.want)
 		}
 	}
 	var bad *OptionError
-	if _, err := Mount(nil, t.TempDir(), Options{Extra: []string{"ro", "frobnicate"}}); !errors.As(err, &bad) || bad.Option != "frobnicate" {
+	if _, err := Mount(fs, t.TempDir(), Options{Extra: []string{"ro", "frobnicate"}}); !errors.As(err, &bad) || bad.Option != "frobnicate" {
 		t.Errorf("unknown option: %v", err)
 	}
 }
