@@ -194,11 +194,6 @@ Exit status, as mount(8)'s:
 	Action: runMount,
 }
 
-// idleProcs are processors of the Go runtime that the server has beyond those of the machine. A goroutine that
-// waits for a request in read(2) keeps its own as long as another is idle; where none is, the runtime takes it away
-// after 20 microseconds, and to look for that and to get one back costs more than most requests.
-const idleProcs = 6
-
 // mountStatus gives err an exit status of mount(8).
 func mountStatus(err error) error {
 	if err == nil {
@@ -323,7 +318,7 @@ func (r *mountRequest) run(c *cli.Context) error {
 	}
 	defer closeLog()
 	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + idleProcs)
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + fusesrv.IdleProcs)
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)

@@ -143,6 +143,7 @@ func (n nullNames) Unlink(<-chan struct{}, *fuse.InHeader, string) fuse.Status {
 // own, each in its own directory. ns/op is by the clock, of all clients together.
 func BenchmarkNull(b *testing.B) {
 	const perClient = 3000
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + IdleProcs))
 	for _, clients := range []int{1, 4} {
 		b.Run(fmt.Sprint(clients), func(b *testing.B) {
 			total, cpu := map[string]time.Duration{}, map[string]time.Duration{}

@@ -34,6 +34,11 @@ type reader struct {
 	seen  uint64        // the watcher's: turns when it looked last
 }
 
+// IdleProcs are processors of the Go runtime that a server should have beyond those of the machine. A goroutine that
+// waits for a request in read(2) keeps its own as long as another is idle; where none is, the runtime takes it away
+// after 20 microseconds, and to look for that and to get one back costs more than most requests.
+const IdleProcs = 6
+
 const (
 	// fewReaders is how many there are at least: two, so that while one answers, another is there already.
 	fewReaders = 2
