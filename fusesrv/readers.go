@@ -16,7 +16,8 @@ import (
 // again. There are as few as do the work: the kernel wakes the one that has waited longest, whose thread
 // is the coldest, and a goroutine that is made for a request costs more than most requests. But a request
 // that takes long must keep no other waiting. So a watcher looks at them every now and
-// then while any might be missing, adds one where they all are busy, and takes away what has not been needed for a while.
+// then while any might be missing, adds one where they all are busy but not with computing, and takes away what has not
+// been needed for a while.
 type readers struct {
 	waiting atomic.Int32  // how many wait for a request
 	number  atomic.Int32  // how many there are
@@ -49,6 +50,7 @@ const (
 
 	watchEvery = 2 * time.Millisecond
 	watchIdle  = 20  // times, after which the watcher sleeps if nothing happens
+	watchCalm  = 3   // times, after which one is added that waits for the disk with the others
 	watchSpare = 100 // times, after which those end that always waited, but one
 )
 
@@ -95,7 +97,8 @@ func (l *loop) watch(over <-chan struct{}) {
 			return
 		case <-l.look:
 		}
-		looks, fewest := 0, maxReaders // since when, and how many have waited at least
+		looks, fewest := 0, maxReaders  // since when, and how many have waited at least
+		cpu, calm := processorTime(), 0 // and how often all were busy, but the processors were not
 		for idle := 0; idle < watchIdle; {
 			tick.Reset(watchEvery)
 			select {
@@ -108,8 +111,16 @@ func (l *loop) watch(over <-chan struct{}) {
 			if idle++; moved || waiting == 0 {
 				idle = 0
 			}
-			if waiting == 0 && able < max(fewReaders, runtime.NumCPU()) {
+			// Those that wait for the disk, each for a short time only, leave the processors idle.
+			used := -cpu
+			cpu = processorTime()
+			used += cpu
+			if calm++; waiting > 0 || used > watchEvery/2 {
+				calm = 0
+			}
+			if waiting == 0 && able < max(fewReaders, runtime.NumCPU()) || calm == watchCalm {
 				l.addReader()
+				calm = 0
 			}
 			fewest = min(fewest, waiting)
 			if looks++; looks == watchSpare {
@@ -134,6 +145,13 @@ func (l *loop) lookAtReaders() (able int, moved bool) {
 		r.seen = turns
 	}
 	return able, moved
+}
+
+// processorTime is what all threads of the process have used.
+func processorTime() time.Duration {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t) // it cannot fail
+	return time.Duration(t.Nano())
 }
 
 // watchSoon wakes the watcher.

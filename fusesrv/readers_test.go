@@ -45,3 +45,33 @@ func TestReadersComeAndGo(t *testing.T) {
 		t.Fatal(errno)
 	}
 }
+
+// Requests that wait for a disk for a millisecond each are under way at once, though none takes long.
+func TestReadersWaitTogether(t *testing.T) {
+	k, fs := newSlow(t)
+	go func() {
+		for range fs.lookups {
+			go func() {
+				time.Sleep(time.Millisecond)
+				fs.answer <- struct{}{}
+			}()
+		}
+	}()
+	const together, all = 16, 4000
+	most, first := int32(0), k.unique+1
+	for range together {
+		k.send(opLookup, 1, []byte("name\x00"))
+	}
+	for range all {
+		k.receiveAny(first, k.unique+1)
+		k.send(opLookup, 1, []byte("name\x00"))
+		most = max(most, fs.under.Load())
+	}
+	for range together {
+		k.receiveAny(first, k.unique+1)
+	}
+	close(fs.lookups)
+	if most < together/3 {
+		t.Errorf("%d requests were under way at most, of %d that wait for a millisecond each", most, together)
+	}
+}
